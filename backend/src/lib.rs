@@ -8,6 +8,7 @@
 //! | [`server`] | the link: sockets, sessions, credit, keepalive; [`server::Handler`] is the seam | config, secrets |
 //! | [`echo`] | the smallest useful handlers: echo, and acker for measuring a gateway | server |
 //! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
+//! | [`cluster`] | several nodes over one store; pure | im |
 //! | `api` | the server API: HTTP and JSON in front of [`im`] | im, config |
 //! | [`import`] | puts an export, or made-up conversations, into a store | im, config |
 //! | `login_hook` | asks an operator's service about logins | im, config |
@@ -20,6 +21,7 @@
 
 mod api;
 mod clock;
+pub mod cluster;
 pub mod config;
 mod disk_watch;
 pub mod echo;

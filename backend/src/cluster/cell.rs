@@ -1,0 +1,379 @@
+//! Requests to a cell and its replies, as values. A driver turns them into SQL; the simulator performs them on tables in memory.
+//!
+//! Node 2 stores `hi` of alice for bob: a [`Transaction`] with the fences of both slots, one [`MessageRow`] with bob as its
+//! recipient. The cell writes what belongs to slots that are still node 2's, and says which are not.
+//!
+//! Every row names its slot: that of the conversation or user whose name it has ([`slot_of`]).
+
+use crate::im::store::{ConversationId, DeviceNumber, Origin, UserId};
+use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
+use moorline_proto::slots::{NodeId, Owner, Slot};
+use std::sync::Arc;
+
+/// Bits of a name behind those of its slot: a counter.
+const COUNTER_BITS: u32 = 38;
+
+/// Returns the name with this counter, from 1, in a slot: of a user or of a conversation.
+pub fn number_in(slot: Slot, counter: u64) -> u64 {
+    debug_assert!(counter < 1 << COUNTER_BITS, "a slot gives at most 2^38 names");
+    u64::from(slot.number()) << COUNTER_BITS | counter
+}
+
+/// Returns the slot of a name's number.
+pub fn slot_of(number: u64) -> Slot {
+    Slot::from_number(number >> COUNTER_BITS).expect("a name has 48 bits")
+}
+
+/// Returns the counter of a name's number.
+pub const fn counter_of(number: u64) -> u64 {
+    number & ((1 << COUNTER_BITS) - 1)
+}
+
+/// Number of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CellId(pub u16);
+
+/// Correlates a request with its reply; used once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// The answer to a request: a reply, or nothing is known of its outcome.
+pub type CellResult = Result<CellReply, UnknownOutcome>;
+
+/// The connection ended before the answer came: the request was done, was not done, or is still being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownOutcome;
+
+/// A request to a cell.
+#[derive(Clone, Debug)]
+pub enum CellRequest {
+    /// Renews the lease of a node; only in the first cell. Answered by [`CellReply::Renewed`].
+    Renew(NodeId),
+    /// Reads the owners of all slots of the cell. Answered by [`CellReply::Owners`].
+    Owners,
+    /// Takes slots over that still have these epochs. Answered by [`CellReply::Claimed`].
+    Claim(NodeId, Vec<(Slot, u64)>),
+    /// Gives slots that a node has at these epochs to other nodes. Answered by [`CellReply::Owners`] of these slots.
+    HandOver(NodeId, Vec<(Slot, u64, NodeId)>),
+    /// Writes. Answered by [`CellReply::Applied`].
+    Commit(Arc<Transaction>),
+    /// Reads. Answered by [`CellReply::Loaded`].
+    Load(Vec<Load>),
+}
+
+/// The reply to a request.
+#[derive(Clone, Debug)]
+pub enum CellReply {
+    /// The lease is renewed; these nodes have a lease.
+    Renewed(Vec<NodeId>),
+    /// Owners of slots.
+    Owners(Vec<(Slot, Owner)>),
+    /// Slots that were taken over, and the owners of those that were not.
+    Claimed(Vec<SlotHead>, Vec<(Slot, Owner)>),
+    /// The transaction is durable.
+    Applied(Applied),
+    /// One for each [`Load`], in order.
+    Loaded(Vec<Loaded>),
+}
+
+/// A slot at the moment of its take-over.
+#[derive(Clone, Debug)]
+pub struct SlotHead {
+    /// The slot.
+    pub slot: Slot,
+    /// The new epoch.
+    pub epoch: u64,
+    /// Counter of the newest user; 0: there is no user.
+    pub users: u64,
+    /// Counter of the newest conversation; 0: there is no conversation.
+    pub conversations: u64,
+    /// Messages on their way to members, by rising seq of each conversation.
+    pub outbox: Vec<Deliver>,
+}
+
+/// A message on its way to a member whose slot another node owns, or owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deliver {
+    /// The member.
+    pub user: UserId,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// True for a group.
+    pub is_group: bool,
+    /// Number of members.
+    pub members: usize,
+    /// First seq of the member's membership.
+    pub visible_from: u64,
+    /// Seq of the message.
+    pub seq: u64,
+    /// Seq of the message before it that the member was sent; 0: there was none.
+    pub after: u64,
+    /// Author of the message, with the device.
+    pub origin: Origin,
+    /// The encoded push.
+    pub body: Bytes,
+}
+
+/// Writes that become durable together, as far as their slots are still the node's.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The node.
+    pub node: NodeId,
+    /// The last message id that the node gave out.
+    pub last_id: u64,
+    /// Slots of all rows, with the epochs at which the node owns them.
+    pub fences: Vec<(Slot, u64)>,
+    /// New users.
+    pub users: Vec<(UserId, Arc<str>)>,
+    /// New devices.
+    pub devices: Vec<(UserId, DeviceRow)>,
+    /// New conversations.
+    pub conversations: Vec<ConversationRow>,
+    /// New messages, by rising seq of each conversation.
+    pub messages: Vec<MessageRow>,
+    /// Messages of other nodes' conversations that go into streams.
+    pub arrivals: Vec<ArrivalRow>,
+    /// Acks of devices.
+    pub cursors: Vec<CursorRow>,
+    /// Outbox rows that are not needed any more.
+    pub confirmed: Vec<ConfirmedRow>,
+}
+
+impl Transaction {
+    /// An empty one.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            last_id: 0,
+            fences: Vec::new(),
+            users: Vec::new(),
+            devices: Vec::new(),
+            conversations: Vec::new(),
+            messages: Vec::new(),
+            arrivals: Vec::new(),
+            cursors: Vec::new(),
+            confirmed: Vec::new(),
+        }
+    }
+
+    /// True if nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+            && self.devices.is_empty()
+            && self.messages.is_empty()
+            && self.arrivals.is_empty()
+            && self.cursors.is_empty()
+            && self.confirmed.is_empty()
+    }
+
+    /// Adds the fence of a slot, once.
+    pub fn fence(&mut self, slot: Slot, epoch: u64) {
+        if !self.fences.iter().any(|(known, _)| *known == slot) {
+            self.fences.push((slot, epoch));
+        }
+    }
+}
+
+/// A device of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// Number of the device.
+    pub number: DeviceNumber,
+    /// Name of the device.
+    pub name: Arc<str>,
+    /// Platform as the client names it.
+    pub platform: u32,
+    /// Position of the stream up to which the device has everything.
+    pub acked: u64,
+}
+
+/// A conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// True for a group.
+    pub is_group: bool,
+    /// Members, in the order of their numbers.
+    pub members: Vec<Membership>,
+}
+
+/// A membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The user.
+    pub user: UserId,
+    /// Name of the user.
+    pub uid: Arc<str>,
+    /// First seq of the membership.
+    pub visible_from: u64,
+}
+
+/// A message with its key. One whose key is there already is not written, nor is anything for its recipients.
+#[derive(Clone, Debug)]
+pub struct MessageRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Seq of the message.
+    pub seq: u64,
+    /// Author of the message, with the device.
+    pub origin: Origin,
+    /// The client's name for it.
+    pub key: MessageKey,
+    /// The message id.
+    pub id: u64,
+    /// Time that clients are told, in Unix milliseconds.
+    pub time_ms: u64,
+    /// Digest of the content.
+    pub digest: u64,
+    /// The encoded push.
+    pub body: Bytes,
+    /// Members, each with the position in the stream that the message gets directly. `None`, and also if the member's slot is
+    /// not the node's any more: the message goes into the outbox.
+    pub recipients: Vec<(UserId, Option<u64>)>,
+}
+
+/// A delivered message in a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrivalRow {
+    /// The user.
+    pub user: UserId,
+    /// Conversation of the message.
+    pub conversation: ConversationId,
+    /// Seq of the message.
+    pub seq: u64,
+    /// Position in the stream.
+    pub position: u64,
+    /// The user's own device that wrote it. `None`: another user did.
+    pub origin: Option<DeviceNumber>,
+}
+
+/// An ack of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorRow {
+    /// The user.
+    pub user: UserId,
+    /// The device.
+    pub device: DeviceNumber,
+    /// Position up to which the device has everything.
+    pub acked: u64,
+    /// Position up to which every device of the user has everything.
+    pub trimmed: u64,
+}
+
+/// Outbox rows of a member up to a seq.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmedRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The member.
+    pub user: UserId,
+    /// Up to here.
+    pub seq: u64,
+}
+
+/// Outcome of a [`Transaction`] that is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Slots that are not the node's any more: nothing of them was written.
+    pub lost: Vec<Slot>,
+    /// Messages, by their place in the transaction, whose keys were there already.
+    pub known: Vec<(usize, Known)>,
+}
+
+/// The first result of a message key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Seq of the message.
+    pub seq: u64,
+    /// The message id.
+    pub id: u64,
+    /// Time that clients are told, in Unix milliseconds.
+    pub time_ms: u64,
+    /// Digest of the content.
+    pub digest: u64,
+}
+
+/// One read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Number of a user, by name.
+    Name(Arc<str>),
+    /// A user, by name.
+    User(Arc<str>),
+    /// A user, by number.
+    UserNumber(UserId),
+    /// A conversation, by its id.
+    Conversation(Arc<str>),
+    /// A conversation, by number.
+    ConversationNumber(ConversationId),
+    /// Result of a message key: conversation, sender, key.
+    Key(ConversationId, UserId, MessageKey),
+    /// Entries of a stream: of a user, after a position, up to a position, at most this many.
+    Stream(UserId, u64, u64, usize),
+    /// Messages, by conversation and seq.
+    Bodies(Vec<(ConversationId, u64)>),
+    /// Messages of a conversation, from one seq to another, at most this many.
+    Page(ConversationId, u64, u64, usize),
+}
+
+/// The answer to one [`Load`].
+#[derive(Clone, Debug)]
+pub enum Loaded {
+    /// Number of a user. `None`: nobody has this name.
+    Name(Arc<str>, Option<UserId>),
+    /// A user. `None`: nobody has this name.
+    User(Option<Box<UserState>>),
+    /// A conversation and its newest seq. `None`: it does not exist.
+    Conversation(Option<Box<(ConversationRow, u64)>>),
+    /// Result of a message key.
+    Key(Option<Known>),
+    /// Entries of a stream, by rising position.
+    Stream(Vec<ArrivalRow>),
+    /// Messages that are there, and their conversations with the newest seq.
+    Bodies(Vec<(ConversationId, u64, Bytes)>, Vec<(ConversationRow, u64)>),
+    /// Messages that are there, by rising seq.
+    Page(Vec<(u64, Bytes)>),
+}
+
+/// A user as the cell has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserState {
+    /// The user.
+    pub user: UserId,
+    /// Name of the user.
+    pub uid: Arc<str>,
+    /// Devices, in the order of their numbers.
+    pub devices: Vec<DeviceRow>,
+    /// Position of the last entry that was ever put into the stream.
+    pub end: u64,
+    /// Last seq of each conversation that was ever put into the stream.
+    pub arrived: Vec<(ConversationId, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_its_slot_in_front() {
+        let slot = Slot::of("alice");
+        let number = number_in(slot, 7);
+        assert_eq!((slot_of(number), counter_of(number)), (slot, 7));
+        let last = number_in(Slot::all().last().expect("one"), (1 << 38) - 1);
+        assert_eq!(UserId::new(last), UserId::MAX, "the last name of the last slot is nobody's");
+    }
+
+    #[test]
+    fn a_slot_has_one_fence_in_a_transaction() {
+        let mut transaction = Transaction::new(NodeId(1));
+        transaction.fence(Slot::of("a"), 4);
+        transaction.fence(Slot::of("a"), 5);
+        assert_eq!((transaction.fences, transaction.messages.len()), (vec![(Slot::of("a"), 4)], 0));
+    }
+}

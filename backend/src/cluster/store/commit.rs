@@ -1,0 +1,345 @@
+//! Transactions that were answered: what is told to [`crate::im::Im`], to other nodes, and to the members' nodes.
+
+use super::{
+    AppendedAt, Asker, CONFIRMED_WAIT, CellId, ClusterStore, Done, InFlight, Op, Output, PEER_WAIT,
+    PeerMessage, Place, Wanted,
+};
+use crate::cluster::cell::{Applied, Deliver, Known, MessageRow, Transaction, slot_of};
+use crate::im::store::{
+    ArrivedMessage, Completion, ConversationId, Delivery, DeviceNumber, Draft, Origin, Outcome, Recipient,
+    Refusal, Stored, Target, UserId,
+};
+use bytes::Bytes;
+use moorline_proto::slots::{NodeId, Slot};
+
+/// Author of a message that nobody is told of.
+const NO_ORIGIN: Origin = (UserId::MAX, DeviceNumber(u32::MAX));
+
+/// The answer to an [`super::Append`] at its owner.
+pub(super) type Answer = Result<(AppendedAt, Bytes, Origin), Refusal>;
+
+impl ClusterStore {
+    /// Puts a SEND of this node's [`crate::im::Im`] on its way.
+    pub(super) fn append(&mut self, place: Place, draft: Draft) {
+        let Draft { sender, device, target, key, id, time_ms, digest, body, is_repeat } = draft;
+        let wanted = match target {
+            Target::Conversation(conversation) => Some(Wanted::Number(conversation)),
+            Target::User(peer) => self.known.id_of_two(sender, peer).map(|id| {
+                let uids = [sender, peer].map(|user| self.known.uid(user).map(|uid| (user, uid.clone())));
+                Wanted::Pair(id, uids.into_iter().flatten().collect())
+            }),
+        };
+        let Some(wanted) = wanted else { return self.answer(Asker::Here(place), Err(Refusal::Moved), &[]) };
+        let slot = wanted.slot();
+        let (origin, body) = ((sender, device), body.freeze());
+        let append = super::Append { wanted, origin, key, id, time_ms, digest, body, is_repeat };
+        match self.table.owner(slot).node {
+            Some(node) if node != self.me && !self.slots.contains_key(&slot) => {
+                self.last_request += 1;
+                let request = self.last_request;
+                self.appends.insert(request, (place, self.now + PEER_WAIT));
+                self.out.push_back(Output::Peer(node, PeerMessage::Append(request, append)));
+            }
+            _ => self.push(slot, Op::Append(append, Asker::Here(place))),
+        }
+    }
+
+    /// Takes the answer of another node to a SEND.
+    pub(super) fn on_appended(&mut self, request: u64, result: Result<AppendedAt, Refusal>) {
+        let Some((place, _)) = self.appends.remove(&request) else { return };
+        self.status.forwarded += u64::from(result.is_ok());
+        let answer = result.map(|at| (at, Bytes::new(), NO_ORIGIN));
+        self.answer(Asker::Here(place), answer, &[]);
+    }
+
+    /// Answers a SEND. `recipients` have it in their streams, on this node.
+    pub(super) fn answer(&mut self, asker: Asker, answer: Answer, recipients: &[Recipient]) {
+        self.status.moved += u64::from(matches!(answer, Err(Refusal::Moved)));
+        match (asker, answer) {
+            (Asker::Here(place), Ok((at, body, _))) => {
+                let AppendedAt { conversation, known: Known { seq, id, time_ms, .. }, .. } = at;
+                self.known.learn_head(conversation, &at.id, at.is_group, seq, at.members);
+                let delivery = Delivery { body, recipients: 0..0, is_read_fanout: false };
+                let delivery = (!at.is_repeat).then_some(delivery);
+                let stored = Stored { conversation, seq, id, time_ms, delivery };
+                self.batches.set_stored(place, Ok(stored), recipients);
+            }
+            (Asker::Here(place), Err(refusal)) => {
+                self.batches.set(place, Outcome::Appended(Err(refusal)));
+            }
+            (Asker::Peer(node, request), Ok((at, body, origin))) => {
+                let conversation = at.conversation;
+                self.known.learn_head(conversation, &at.id, at.is_group, at.known.seq, at.members);
+                self.tell(conversation, origin, body, recipients);
+                self.out.push_back(Output::Peer(node, PeerMessage::Appended(request, Ok(at))));
+            }
+            (Asker::Peer(node, request), Err(refusal)) => {
+                self.out.push_back(Output::Peer(node, PeerMessage::Appended(request, Err(refusal))));
+            }
+        }
+    }
+
+    /// Tells the [`crate::im::Im`] of this node that a message is in streams of its users.
+    fn tell(&mut self, conversation: ConversationId, origin: Origin, body: Bytes, recipients: &[Recipient]) {
+        if recipients.is_empty() {
+            return;
+        }
+        let first = self.arrived.recipients.len();
+        self.arrived.recipients.extend_from_slice(recipients);
+        let recipients = first..self.arrived.recipients.len();
+        let delivery = Delivery { body, recipients, is_read_fanout: false };
+        self.arrived.messages.push(ArrivedMessage { conversation, origin, delivery });
+    }
+
+    /// Takes the result of a transaction. `None`: its outcome is unknown.
+    pub(super) fn on_commit(&mut self, cell: CellId, applied: Option<&Applied>) {
+        let Some(InFlight { transaction, done, ops }) = self.lanes.remove(&cell) else { return };
+        let Some(applied) = applied else { return self.recover(&transaction, ops) };
+        self.status.transactions += 1;
+        for (slot, epoch) in &transaction.fences {
+            let is_lost = applied.lost.contains(slot);
+            self.status.fenced += u64::from(is_lost);
+            if is_lost && self.slots.get(slot).is_some_and(|owned| owned.epoch == *epoch) {
+                self.drop_slot(*slot);
+            }
+        }
+        self.perform(&transaction, done, applied);
+    }
+
+    /// The outcome is unknown: the slots are taken over anew, and everything is done again with a look at the keys.
+    fn recover(&mut self, transaction: &Transaction, ops: Vec<(Slot, Op)>) {
+        self.status.unknown += 1;
+        for (slot, mut op) in ops.into_iter().rev() {
+            if let Op::Append(append, _) = &mut op {
+                append.is_repeat = true;
+            }
+            match self.slots.get_mut(&slot) {
+                Some(owned) => {
+                    owned.queue.push_front(op);
+                    self.active.busy.insert(slot);
+                }
+                None => self.refuse(&op),
+            }
+        }
+        let fences = transaction.fences.iter().filter(|(slot, epoch)| {
+            self.slots.get(slot).is_some_and(|owned| owned.is_ready && owned.epoch == *epoch)
+        });
+        let claims: Vec<_> = fences.copied().collect();
+        self.claim(&claims);
+    }
+
+    /// Does what follows a durable transaction, or operations that needed none.
+    pub(super) fn perform(&mut self, transaction: &Transaction, done: Vec<Done>, applied: &Applied) {
+        for done in done {
+            match done {
+                Done::Stored(asker, index) => {
+                    let message = &transaction.messages[index];
+                    let known = applied.known.iter().find(|(at, _)| *at == index).map(|(_, known)| *known);
+                    self.on_stored(asker, message, known, applied, transaction);
+                }
+                Done::Known(asker, conversation, result) => {
+                    let answer = result.and_then(|known| self.answer_of(conversation, known, true));
+                    self.status.found += u64::from(answer.is_ok());
+                    let answer = answer.map(|at| (at, Bytes::new(), NO_ORIGIN));
+                    self.answer(asker, answer, &[]);
+                }
+                Done::Refused(asker, refusal) => self.answer(asker, Err(refusal), &[]),
+                Done::LoggedIn(ticket, logged_in) => {
+                    let slot = slot_of(logged_in.user.number());
+                    self.known.learn_user(logged_in.user, logged_in.names.uid());
+                    let logged_in = (!applied.lost.contains(&slot)).then_some(logged_in);
+                    if let Some(logged_in) = &logged_in {
+                        *self.online.entry(logged_in.user).or_default() += 1;
+                    }
+                    self.done.push_back((ticket, Completion::LoggedIn(logged_in)));
+                }
+                Done::Backlog(ticket, backlog) => {
+                    self.done.push_back((ticket, Completion::Backlog(backlog)));
+                }
+                Done::Arrived(deliver, position) => {
+                    let Deliver { user, conversation, origin, body, .. } = (*deliver).clone();
+                    if !applied.lost.contains(&slot_of(user.number())) {
+                        self.on_durable(user, position, transaction);
+                        self.known.learn_delivered(&deliver);
+                        self.tell(conversation, origin, body, &[Recipient { user, position }]);
+                    }
+                }
+                Done::Confirm(node, conversation, user, seq) => {
+                    if !applied.lost.contains(&slot_of(user.number())) {
+                        self.confirm(node, conversation, user, seq);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the fence and the keys say of a message.
+    fn on_stored(
+        &mut self,
+        asker: Asker,
+        message: &MessageRow,
+        known: Option<Known>,
+        applied: &Applied,
+        transaction: &Transaction,
+    ) {
+        let MessageRow { conversation, seq, id, time_ms, digest, .. } = *message;
+        let slot = slot_of(conversation.number());
+        if applied.lost.contains(&slot) {
+            self.forget_streams(message);
+            return self.answer(asker, Err(Refusal::Moved), &[]);
+        }
+        if let Some(known) = known {
+            self.status.voids += 1;
+            self.forget_streams(message);
+            let same = if known.digest == digest { Ok(known) } else { Err(Refusal::Conflict) };
+            let answer = same.and_then(|known| self.answer_of(conversation, known, true));
+            return self.answer(asker, answer.map(|at| (at, Bytes::new(), message.origin)), &[]);
+        }
+        self.status.messages += 1;
+        let mut recipients = Vec::new();
+        for (user, position) in &message.recipients {
+            match position.filter(|_| !applied.lost.contains(&slot_of(user.number()))) {
+                Some(position) => {
+                    self.status.direct += 1;
+                    self.on_durable(*user, position, transaction);
+                    recipients.push(Recipient { user: *user, position });
+                }
+                None => self.put_outbox(slot, *user, message, transaction),
+            }
+        }
+        if let Some(place) = self.slots.get_mut(&slot).and_then(|it| it.conversations.get_mut(&conversation))
+        {
+            place.stored = place.stored.max(seq);
+        }
+        let answer = self.answer_of(conversation, Known { seq, id, time_ms, digest }, false);
+        self.answer(asker, answer.map(|at| (at, message.body.clone(), message.origin)), &recipients);
+    }
+
+    /// Forgets the streams that counted a message which is not stored under this seq: another message may get the seq, and must
+    /// not be taken for one that has arrived.
+    fn forget_streams(&mut self, message: &MessageRow) {
+        for (user, _) in &message.recipients {
+            if let Some(owned) = self.slots.get_mut(&slot_of(user.number())) {
+                owned.forget_user(*user);
+            }
+            if self.online.contains_key(user) {
+                self.push(slot_of(user.number()), Op::Wake(*user));
+            }
+        }
+    }
+
+    /// Puts a message into the outbox in memory, as the transaction did in the cell.
+    fn put_outbox(&mut self, slot: Slot, user: UserId, message: &MessageRow, transaction: &Transaction) {
+        let epoch = transaction.fences.iter().find(|(known, _)| *known == slot).map(|(_, epoch)| *epoch);
+        let owned = self.slots.get_mut(&slot).filter(|owned| owned.is_ready && Some(owned.epoch) == epoch);
+        let Some(owned) = owned else { return };
+        let Some(place) = owned.conversations.get(&message.conversation) else { return };
+        let member = place.row.members.iter().find(|member| member.user == user);
+        let deliver = Deliver {
+            user,
+            conversation: message.conversation,
+            id: place.row.id.clone(),
+            is_group: place.row.is_group,
+            members: place.row.members.len(),
+            visible_from: member.map_or(1, |member| member.visible_from),
+            seq: message.seq,
+            after: place.stored,
+            origin: message.origin,
+            body: message.body.clone(),
+        };
+        owned.put_outbox(deliver);
+        self.active.chained.insert(slot);
+    }
+
+    /// Notes that the stream of a user is durable up to a position.
+    fn on_durable(&mut self, user: UserId, position: u64, transaction: &Transaction) {
+        let slot = slot_of(user.number());
+        let owned = self.slots.get_mut(&slot).filter(|owned| {
+            let epoch = owned.epoch;
+            owned.is_ready && transaction.fences.contains(&(slot, epoch))
+        });
+        if let Some(known) = owned.and_then(|owned| owned.users.get_mut(&user)) {
+            known.durable_end = known.durable_end.max(position);
+        }
+    }
+
+    /// The answer to a SEND that is stored.
+    fn answer_of(
+        &self,
+        conversation: ConversationId,
+        known: Known,
+        is_repeat: bool,
+    ) -> Result<AppendedAt, Refusal> {
+        let owned = self.slots.get(&slot_of(conversation.number()));
+        let place = owned.and_then(|owned| owned.conversations.get(&conversation));
+        let row = &place.ok_or(Refusal::Moved)?.row;
+        let (id, is_group, members) = (row.id.clone(), row.is_group, row.members.len());
+        Ok(AppendedAt { conversation, id, is_group, members, known, is_repeat })
+    }
+
+    /// Tells the sender's node that messages are in a stream.
+    fn confirm(&mut self, node: NodeId, conversation: ConversationId, user: UserId, seq: u64) {
+        if node == self.me {
+            self.on_delivered(conversation, user, seq);
+        } else {
+            self.out.push_back(Output::Peer(node, PeerMessage::Delivered(conversation, user, seq)));
+        }
+    }
+
+    /// Takes the confirmation of a member's node.
+    pub(super) fn on_delivered(&mut self, conversation: ConversationId, user: UserId, seq: u64) {
+        let slot = slot_of(conversation.number());
+        if let Some(owned) = self.slots.get_mut(&slot) {
+            owned.confirm(user, conversation, seq);
+            if !owned.confirmed.is_empty() {
+                self.active.confirmed.insert(slot);
+                self.clean_at.get_or_insert(self.now + CONFIRMED_WAIT);
+            }
+        }
+    }
+
+    /// Adds the outbox rows of a cell that are not needed any more to its transaction.
+    pub(super) fn add_confirmed(&mut self, cell: CellId, transaction: &mut Transaction) {
+        let layout = self.layout;
+        let here: Vec<_> =
+            self.active.confirmed.iter().copied().filter(|slot| layout.cell(*slot) == cell).collect();
+        for slot in here {
+            self.active.confirmed.remove(&slot);
+            if let Some(owned) = self.slots.get_mut(&slot).filter(|owned| owned.is_ready) {
+                transaction.fence(slot, owned.epoch);
+                transaction.confirmed.append(&mut owned.confirmed);
+            }
+        }
+        if self.active.confirmed.is_empty() {
+            self.clean_at = None;
+        }
+    }
+
+    /// Sends the messages of outboxes whose turn it is.
+    pub(super) fn send_chains(&mut self) {
+        let mut own = Vec::new();
+        let is_chained = |slot: &Slot| self.slots.get(slot).is_some_and(|owned| !owned.chains.is_empty());
+        self.active.chained.retain(is_chained);
+        for slot in &self.active.chained {
+            let Some(owned) = self.slots.get_mut(slot).filter(|owned| owned.is_ready) else { continue };
+            for ((user, _), chain) in &mut owned.chains {
+                let Some(node) = self.table.owner(slot_of(user.number())).node else { continue };
+                while let Some(link) = chain.poll(self.now) {
+                    self.status.delivers += 1;
+                    let deliver = link.message.clone();
+                    if node == self.me {
+                        own.push(deliver);
+                    } else {
+                        self.out.push_back(Output::Peer(node, PeerMessage::Deliver(deliver)));
+                    }
+                }
+            }
+        }
+        for deliver in own {
+            let slot = slot_of(deliver.user.number());
+            if self.slots.contains_key(&slot) {
+                self.push(slot, Op::Deliver(deliver, self.me));
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! [`Store`] and [`Facts`] of a node.
+
+use super::{ClusterStore, Op, Place};
+use crate::cluster::cell::slot_of;
+use crate::im::store::{
+    Backlog, Command, Completion, ConversationId, Counts, DeviceInfo, Facts, GroupSettings, Login, Member,
+    Outcome, Read, ReadSet, Refusal, Relation, Store, SweepNeed, Swept, Ticket, UserId, WhoMayAdd, Write,
+};
+use bytes::Bytes;
+use moorline_proto::slots::Slot;
+
+impl ClusterStore {
+    /// Takes a write of a batch. What is not built is refused.
+    fn write(&mut self, place: Place, write: Write) {
+        let outcome = match write {
+            Write::Append(draft) => return self.append(place, draft),
+            Write::Acked { user, device, position, gone_ms } => {
+                if gone_ms > 0 {
+                    self.end_session(user);
+                }
+                self.push(slot_of(user.number()), Op::Acked(user, device, position));
+                Outcome::Done(Ok(None))
+            }
+            Write::Recall(_) => Outcome::Appended(Err(Refusal::Denied)),
+            Write::CreateGroup { .. } => Outcome::Created(Err(Refusal::Denied)),
+            Write::Sweep(_) => Outcome::Swept(Swept::default()),
+            Write::Confirm { .. } | Write::Invite { .. } => Outcome::Done(Ok(None)),
+            _ => Outcome::Done(Err(Refusal::Denied)),
+        };
+        self.batches.set(place, outcome);
+    }
+
+    /// Notes that a session of a user has ended.
+    fn end_session(&mut self, user: UserId) {
+        if let Some(count) = self.online.get_mut(&user) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.online.remove(&user);
+            }
+        }
+    }
+
+    fn read(&mut self, ticket: Ticket, read: Read) {
+        match read {
+            Read::Page { conversation, reader, range, limits } => {
+                self.read_page(ticket, (conversation, reader), range, limits);
+            }
+            Read::Conversations { .. } => {
+                self.done.push_back((ticket, Completion::Listing(Err(Refusal::Unreadable))));
+            }
+            Read::Backlog { of: (user, _) } => {
+                let slot = slot_of(user.number());
+                let known = self.slots.get(&slot).and_then(|owned| owned.users.get(&user));
+                if let Some(end) = known.map(|user| user.durable_end) {
+                    let backlog = Backlog { end, unconfirmed: Vec::new() };
+                    self.done.push_back((ticket, Completion::Backlog(backlog)));
+                } else {
+                    self.push(slot, Op::Backlog(ticket, user));
+                }
+            }
+            Read::Stream { user, after, limit, into } => {
+                self.read_stream(ticket, user, (after, limit), into);
+            }
+            Read::Profiles { .. } => self.done.push_back((ticket, Completion::Profiles(Vec::new()))),
+        }
+    }
+}
+
+impl Store for ClusterStore {
+    fn prefetch(&mut self, ticket: Ticket, plan: impl FnOnce(&mut ReadSet)) -> bool {
+        let mut set = ReadSet::default();
+        plan(&mut set);
+        self.prefetch_facts(ticket, &set)
+    }
+
+    fn submit(&mut self, ticket: Ticket, command: Command) -> Result<(), Command> {
+        match command {
+            Command::Commit(batch) => {
+                if !self.batches.has_room() {
+                    return Err(Command::Commit(batch));
+                }
+                self.last_id = self.last_id.max(batch.last_id);
+                self.batches.begin(ticket, batch.writes.len());
+                for (index, write) in batch.writes.into_iter().enumerate() {
+                    self.write(Place { ticket, index }, write);
+                }
+            }
+            Command::Login(Login { uid, device, platform, .. }) => {
+                let op = Op::Login(ticket, uid.as_str().into(), device.into(), platform);
+                self.push(Slot::of(&uid), op);
+            }
+            Command::Read(read) => self.read(ticket, read),
+        }
+        self.work();
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<(Ticket, Completion)> {
+        if let Some(done) = self.done.pop_front() {
+            return Some(done);
+        }
+        if let Some((ticket, committed)) = self.batches.pop() {
+            return Some((ticket, Completion::Committed(committed)));
+        }
+        if self.arrived.is_empty() {
+            self.known.trim();
+            return None;
+        }
+        Some((Ticket::UNASKED, Completion::Arrived(std::mem::take(&mut self.arrived))))
+    }
+
+    fn is_broken(&self) -> bool {
+        false
+    }
+
+    fn wants_commit(&self, _: u64) -> bool {
+        false
+    }
+
+    fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    fn sweep_need(&self) -> SweepNeed {
+        SweepNeed::Nothing
+    }
+
+    fn retention_ms(&self) -> u64 {
+        0
+    }
+
+    fn counts(&self) -> Counts {
+        let users = self.slots.values().map(|owned| owned.users.len()).sum();
+        let conversations = self.slots.values().map(|owned| owned.conversations.len()).sum();
+        Counts { users, conversations, commits: self.status.transactions, ..Counts::default() }
+    }
+
+    fn name(&self) -> Bytes {
+        Bytes::new()
+    }
+}
+
+impl Facts for ClusterStore {
+    fn find_user(&self, uid: &str) -> Option<UserId> {
+        self.known.user(uid)
+    }
+
+    /// Users become known by logging in; the server API makes none yet.
+    fn try_user(&mut self, uid: &str) -> Option<UserId> {
+        self.known.user(uid)
+    }
+
+    fn uid(&self, user: UserId) -> &str {
+        self.known.uid(user).map_or("", |uid| uid)
+    }
+
+    fn find(&self, id: &str) -> Option<ConversationId> {
+        self.known.conversation(id)
+    }
+
+    fn one_to_one(&self, a: UserId, b: UserId) -> Option<ConversationId> {
+        self.known.id_of_two(a, b).and_then(|id| self.known.conversation(&id))
+    }
+
+    fn write_id(&self, conversation: ConversationId, into: &mut String) {
+        if let Some(head) = self.known.head(conversation) {
+            into.push_str(&head.id);
+        }
+    }
+
+    fn is_group(&self, conversation: ConversationId) -> bool {
+        self.known.head(conversation).is_some_and(|head| head.is_group)
+    }
+
+    fn latest(&self, conversation: ConversationId) -> u64 {
+        self.known.head(conversation).map_or(0, |head| head.latest)
+    }
+
+    fn member_count(&self, conversation: ConversationId) -> usize {
+        self.known.head(conversation).map_or(0, |head| head.count)
+    }
+
+    fn is_silent(&self, _: ConversationId) -> bool {
+        false
+    }
+
+    fn settings(&self, _: ConversationId) -> GroupSettings {
+        GroupSettings::default()
+    }
+
+    fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member> {
+        let members = &self.known.head(conversation)?.members;
+        members.iter().find(|member| member.user == user).copied()
+    }
+
+    fn members(
+        &self,
+        conversation: ConversationId,
+        after: Option<UserId>,
+    ) -> impl ExactSizeIterator<Item = Member> + '_ {
+        let members = self.known.head(conversation).map_or(&[][..], |head| &head.members[..]);
+        let first = members.partition_point(|member| Some(member.user) <= after);
+        members[first..].iter().copied()
+    }
+
+    fn relation(&self, _: UserId, _: UserId) -> Relation {
+        Relation::default()
+    }
+
+    fn who_may_add(&self, _: UserId) -> WhoMayAdd {
+        WhoMayAdd::default()
+    }
+
+    fn invitations(&self, _: UserId) -> Vec<ConversationId> {
+        Vec::new()
+    }
+
+    fn relations(&self, _: UserId) -> Vec<(UserId, Relation)> {
+        Vec::new()
+    }
+
+    fn devices(&self, _: UserId) -> Vec<DeviceInfo> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,387 @@
+//! The store of one node of a cluster: [`crate::im::store::Store`] over cells and other nodes. Pure.
+//!
+//! ```text
+//! Im --submit--> ClusterStore --own slot--> queue --Build--> one Transaction per cell --Applied--> completions, chains
+//!                     |                                                                               |
+//!                     +--slot of another node--> Append --------> that node's queue        DELIVER to the members' nodes
+//! ```
+//!
+//! alice (slot of node 1) writes to bob (slot of node 2) in a conversation of node 3. Node 1's `Im` submits the SEND; node 1
+//! asks node 3, which numbers and commits it with two outbox rows, answers node 1, and sends two DELIVERs. Node 1 answers alice.
+//! Node 2 puts the message into bob's stream, tells its `Im` by [`crate::im::store::Completion::Arrived`], and confirms.
+//!
+//! The driver gives [`ClusterStore`] the time, replies of cells and messages of nodes by `handle_*`, lets its `Im` take
+//! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]: every write but
+//! messages and acks.
+
+mod batches;
+mod commit;
+mod facts;
+mod known;
+mod ops;
+mod ownership;
+mod reads;
+mod slot;
+
+pub use ops::{Append, Wanted};
+
+use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, RequestId, Transaction, slot_of};
+use super::lease::Lease;
+use super::owners::Preferences;
+use crate::im::store::{Arrived, Completion, ConversationId, Refusal, Ticket, UserId};
+use batches::{Batches, Place};
+use known::KnownFacts;
+use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
+use moorline_proto::time::{Duration, Instant};
+use ops::{Asker, Build, Done, Op};
+use ownership::Pending;
+use reads::Reads;
+use slot::{OwnedSlot, QUEUE_MAX};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Wait for the answer of another node; after it the SEND is answered RETRY. A batch may wait this long for a dead node.
+pub const PEER_WAIT: Duration = Duration::from_secs(1);
+/// Operations of one transaction.
+pub const OPS_MAX: usize = 256;
+/// Pause before confirmed outbox rows are removed by a transaction of their own.
+const CONFIRMED_WAIT: Duration = Duration::from_millis(250);
+
+/// Cells of a cluster: slot `s` is in cell `s` modulo their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Number of cells, at least 1.
+    pub cells: u16,
+}
+
+impl Layout {
+    /// Returns the cell of a slot.
+    pub const fn cell(self, slot: Slot) -> CellId {
+        CellId(slot.number() % self.cells)
+    }
+}
+
+/// One thing for the driver to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Sends a request to a cell; [`ClusterStore::handle_cell`] takes its result.
+    Cell(CellId, RequestId, CellRequest),
+    /// Sends a message to another node, which may get lost.
+    Peer(NodeId, PeerMessage),
+}
+
+/// A message between nodes.
+#[derive(Clone, Debug)]
+pub enum PeerMessage {
+    /// Asks the owner of a conversation to store a message. Answered by [`Self::Appended`].
+    Append(u64, Append),
+    /// Answers an [`Self::Append`].
+    Appended(u64, Result<AppendedAt, Refusal>),
+    /// Brings a message to the owner of a receiver. Answered by [`Self::Delivered`].
+    Deliver(Deliver),
+    /// Confirms the messages of a conversation to a user, up to a seq.
+    Delivered(ConversationId, UserId, u64),
+    /// Slots that were given to the receiver.
+    Given(Vec<(Slot, Owner)>),
+}
+
+/// A message that another node has stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendedAt {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// True for a group.
+    pub is_group: bool,
+    /// Number of members.
+    pub members: usize,
+    /// Seq, id and time of the message.
+    pub known: Known,
+    /// True: it was stored before.
+    pub is_repeat: bool,
+}
+
+/// Figures since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// Slots taken over.
+    pub claimed: u64,
+    /// Slots that a fence did not return.
+    pub fenced: u64,
+    /// Slots given to another node.
+    pub handed_over: u64,
+    /// Slots forgotten because the lease ended.
+    pub leases_ended: u64,
+    /// Transactions whose outcome was unknown.
+    pub unknown: u64,
+    /// Messages that a transaction of unknown outcome had stored.
+    pub found: u64,
+    /// Numbers that became voids.
+    pub voids: u64,
+    /// Messages that went into a stream with their transaction.
+    pub direct: u64,
+    /// DELIVERs that were sent, also again.
+    pub delivers: u64,
+    /// DELIVERs that were not appended: repeated, or too early.
+    pub ignored: u64,
+    /// SENDs that another node stored.
+    pub forwarded: u64,
+    /// SENDs answered RETRY because their slot moved.
+    pub moved: u64,
+    /// Transactions that were durable.
+    pub transactions: u64,
+    /// Messages in them.
+    pub messages: u64,
+}
+
+/// A transaction whose result is to come.
+#[derive(Debug)]
+struct InFlight {
+    transaction: Arc<Transaction>,
+    done: Vec<Done>,
+    ops: Vec<(Slot, Op)>,
+}
+
+/// Slots with work, so that a turn looks at no other.
+#[derive(Debug, Default)]
+struct Active {
+    /// Slots with operations in their queues.
+    busy: BTreeSet<Slot>,
+    /// Slots with messages in their outboxes.
+    chained: BTreeSet<Slot>,
+    /// Slots with outbox rows to remove.
+    confirmed: BTreeSet<Slot>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct ClusterStore {
+    me: NodeId,
+    layout: Layout,
+    /// Time of the last input.
+    now: Instant,
+    last_id: u64,
+    lease: Lease,
+    preferences: Preferences,
+    table: SlotTable,
+    slots: BTreeMap<Slot, OwnedSlot>,
+    active: Active,
+    /// Sessions of users who have logged in here.
+    online: HashMap<UserId, u32>,
+    /// Slots that are being given away.
+    leaving: BTreeSet<Slot>,
+    lanes: BTreeMap<CellId, InFlight>,
+    known: KnownFacts,
+    batches: Batches,
+    reads: Reads,
+    /// SENDs at other nodes, with the time at which their wait ends.
+    appends: BTreeMap<u64, (Place, Instant)>,
+    pending: HashMap<RequestId, Pending>,
+    last_request: u64,
+    /// Time at which confirmed outbox rows are removed. `None`: there are none.
+    clean_at: Option<Instant>,
+    out: VecDeque<Output>,
+    done: VecDeque<(Ticket, Completion)>,
+    arrived: Arrived,
+    status: ClusterStatus,
+}
+
+impl ClusterStore {
+    /// The store of node `me`, whose last message id in an earlier life was `last_id`.
+    pub fn new(me: NodeId, layout: Layout, last_id: u64) -> Self {
+        Self {
+            me,
+            layout,
+            now: Instant::ZERO,
+            last_id,
+            lease: Lease::default(),
+            preferences: Preferences::default(),
+            table: SlotTable::default(),
+            slots: BTreeMap::new(),
+            active: Active::default(),
+            online: HashMap::new(),
+            leaving: BTreeSet::new(),
+            lanes: BTreeMap::new(),
+            known: KnownFacts::default(),
+            batches: Batches::default(),
+            reads: Reads::default(),
+            appends: BTreeMap::new(),
+            pending: HashMap::new(),
+            last_request: 0,
+            clean_at: None,
+            out: VecDeque::new(),
+            done: VecDeque::new(),
+            arrived: Arrived::default(),
+            status: ClusterStatus::default(),
+        }
+    }
+
+    /// Does what is due. Call it before each other input.
+    pub fn handle_time(&mut self, now: Instant) {
+        self.now = now;
+        if self.lease.try_renew(now) {
+            self.renew();
+        }
+        if !self.lease.is_held(now) && !self.slots.is_empty() {
+            self.end_lease();
+        }
+        let due = self.appends.iter().filter(|(_, (_, until))| *until <= now).map(|(request, _)| *request);
+        for request in due.collect::<Vec<_>>() {
+            if let Some((place, _)) = self.appends.remove(&request) {
+                self.answer(Asker::Here(place), Err(Refusal::Moved), &[]);
+            }
+        }
+        self.work();
+    }
+
+    /// Takes the result of a request.
+    pub fn handle_cell(&mut self, request: RequestId, result: CellResult) {
+        self.on_cell(request, result);
+        self.work();
+    }
+
+    /// Takes a message of another node.
+    pub fn handle_peer(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Append(request, append) => {
+                let (slot, asker) = (append.wanted.slot(), Asker::Peer(from, request));
+                self.push(slot, Op::Append(append, asker));
+            }
+            PeerMessage::Appended(request, result) => self.on_appended(request, result),
+            PeerMessage::Deliver(deliver) => {
+                let slot = slot_of(deliver.user.number());
+                if self.slots.contains_key(&slot) {
+                    self.push(slot, Op::Deliver(deliver, from));
+                }
+            }
+            PeerMessage::Delivered(conversation, user, seq) => self.on_delivered(conversation, user, seq),
+            PeerMessage::Given(owners) => {
+                owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
+                self.plan();
+            }
+        }
+        self.work();
+    }
+
+    /// Takes the oldest output.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// True if the slot of a user is this node's: its frames are taken. If not, the answer is MOVED with [`Self::table`].
+    pub fn owns(&self, slot: Slot) -> bool {
+        self.slots.get(&slot).is_some_and(|owned| owned.is_ready)
+    }
+
+    /// Owners of all slots, as far as this node knows.
+    pub const fn table(&self) -> &SlotTable {
+        &self.table
+    }
+
+    /// Figures since the start.
+    pub const fn status(&self) -> ClusterStatus {
+        self.status
+    }
+
+    /// Time of the next [`Self::handle_time`].
+    pub fn next_deadline(&self) -> Instant {
+        let chained = self.active.chained.iter().filter_map(|slot| self.slots.get(slot));
+        let chains = chained.flat_map(|owned| owned.chains.values());
+        let resend = chains.filter_map(super::chain::Chain::next_deadline).min();
+        let answer = self.appends.values().map(|(_, until)| *until).min();
+        let lease = self.lease.next_deadline(self.now);
+        [resend, answer, self.clean_at].into_iter().flatten().fold(lease, Instant::min)
+    }
+
+    /// Sends a request to a cell.
+    fn ask(&mut self, cell: CellId, request: CellRequest, pending: Pending) {
+        self.last_request += 1;
+        let id = RequestId(self.last_request);
+        self.pending.insert(id, pending);
+        self.out.push_back(Output::Cell(cell, id, request));
+    }
+
+    /// Puts an operation into the queue of its slot, or answers it: the slot is not here.
+    fn push(&mut self, slot: Slot, op: Op) {
+        match self.slots.get_mut(&slot) {
+            Some(owned) if owned.queue.len() < QUEUE_MAX => {
+                owned.queue.push_back(op);
+                self.active.busy.insert(slot);
+            }
+            _ => self.refuse(&op),
+        }
+    }
+
+    /// Answers an operation of a slot that is not here any more.
+    fn refuse(&mut self, op: &Op) {
+        match op {
+            Op::Append(_, asker) => self.answer(*asker, Err(Refusal::Moved), &[]),
+            Op::Login(ticket, ..) => self.done.push_back((*ticket, Completion::LoggedIn(None))),
+            Op::Backlog(ticket, _) => self.done.push_back((*ticket, Completion::Backlog(<_>::default()))),
+            Op::Deliver(..) | Op::Acked(..) | Op::Wake(_) => {}
+        }
+    }
+
+    /// Makes transactions of what waits, and sends what is to be delivered.
+    fn work(&mut self) {
+        if !self.lease.is_held(self.now) {
+            return;
+        }
+        self.send_chains();
+        for cell in (0..self.layout.cells).map(CellId) {
+            while !self.lanes.contains_key(&cell) && self.build(cell) {}
+        }
+    }
+
+    /// Begins a transaction in a cell. True: there may be more to do at once.
+    fn build(&mut self, cell: CellId) -> bool {
+        let layout = self.layout;
+        self.active.busy.retain(|slot| self.slots.get(slot).is_some_and(|owned| !owned.queue.is_empty()));
+        let can_go = |slot: &Slot| {
+            let owned = self.slots.get(slot);
+            layout.cell(*slot) == cell && owned.is_some_and(|owned| owned.is_ready && !owned.is_loading)
+        };
+        let busy: Vec<Slot> = self.active.busy.iter().copied().filter(can_go).collect();
+        let mut loads = Vec::new();
+        let mut build = Build::new(layout, self.me, &mut self.slots);
+        for slot in busy {
+            while build.ops.len() < OPS_MAX
+                && let Some(op) = build.slots.get_mut(&slot).and_then(|owned| owned.queue.pop_front())
+            {
+                let needs = build.needs(slot, &op);
+                if needs.is_empty() && build.execute(slot, &op) {
+                    build.ops.push((slot, op));
+                    continue;
+                }
+                if let Some(owned) = build.slots.get_mut(&slot) {
+                    owned.queue.push_front(op);
+                    owned.is_loading = !needs.is_empty();
+                }
+                if !needs.is_empty() {
+                    loads.push((slot, needs));
+                }
+                break;
+            }
+        }
+        let Build { mut transaction, done, ops, ignored, .. } = build;
+        self.status.ignored += ignored;
+        for (slot, needs) in loads {
+            self.load_for(slot, needs);
+        }
+        let is_due = self.clean_at.is_some_and(|at| at <= self.now);
+        if is_due || !transaction.is_empty() {
+            self.add_confirmed(cell, &mut transaction);
+        }
+        if transaction.is_empty() {
+            let has_done = !ops.is_empty();
+            self.perform(&transaction, done, &<_>::default());
+            return has_done;
+        }
+        transaction.last_id = self.last_id;
+        let transaction = Arc::new(transaction);
+        self.ask(cell, CellRequest::Commit(transaction.clone()), Pending::Commit(cell));
+        self.lanes.insert(cell, InFlight { transaction, done, ops });
+        false
+    }
+}

@@ -1,0 +1,197 @@
+//! The lease, and slots that come and go.
+//!
+//! Node 2 dies. Its lease ends after 5 s by the clock of the first cell; node 1 reads that with its next renewal, claims node
+//! 2's slots that rendezvous hashing gives to node 1, and reads each slot's head with the claim.
+
+use super::reads::StreamRead;
+use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
+use crate::cluster::cell::{CellReply, CellRequest, CellResult, Load, RequestId, SlotHead, slot_of};
+use crate::cluster::owners::{self, Preferences, Step};
+use crate::im::store::Ticket;
+use moorline_proto::slots::{Owner, Slot};
+use moorline_proto::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Purpose of a request.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// A renewal that was asked for at this time.
+    Renew(Instant),
+    Owners,
+    Claim(Vec<Slot>),
+    HandOver(Vec<Slot>),
+    Commit(CellId),
+    /// Reads for the queue of a slot, with the versions at that time of all slots that they concern.
+    Ops(Slot, Vec<(Slot, (u64, u64))>, Vec<Load>),
+    /// Facts of a prefetch.
+    Facts(Ticket, Vec<Load>),
+    Stream(Box<StreamRead>, Load),
+    Bodies(Ticket, Vec<Load>),
+    Page(Box<super::reads::PageRead>, Load),
+}
+
+impl ClusterStore {
+    pub(super) fn renew(&mut self) {
+        self.ask(CellId(0), CellRequest::Renew(self.me), Pending::Renew(self.now));
+        for cell in 0..self.layout.cells {
+            self.ask(CellId(cell), CellRequest::Owners, Pending::Owners);
+        }
+    }
+
+    /// The lease has ended: other nodes may own everything by now.
+    pub(super) fn end_lease(&mut self) {
+        self.preferences = Preferences::default();
+        let slots: Vec<_> = self.slots.keys().copied().collect();
+        self.status.leases_ended += slots.len() as u64;
+        slots.into_iter().for_each(|slot| self.drop_slot(slot));
+    }
+
+    /// Forgets a slot, and answers what waits for it.
+    pub(super) fn drop_slot(&mut self, slot: Slot) {
+        let Some(owned) = self.slots.remove(&slot) else { return };
+        owned.queue.iter().for_each(|op| self.refuse(op));
+    }
+
+    /// Takes the result of a request.
+    pub(super) fn on_cell(&mut self, request: RequestId, result: CellResult) {
+        let Some(pending) = self.pending.remove(&request) else { return };
+        match (pending, result) {
+            (Pending::Renew(asked), Ok(CellReply::Renewed(living))) => {
+                self.lease.handle_renewed(asked);
+                if self.preferences.living() != living {
+                    self.preferences = Preferences::of(living);
+                }
+                self.plan();
+            }
+            (Pending::Owners, Ok(CellReply::Owners(owners))) => {
+                owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
+                self.plan();
+            }
+            (Pending::Renew(_) | Pending::Owners, Err(_)) => {} // the next one follows
+            (Pending::Claim(slots), result) => self.on_claimed(&slots, result),
+            (Pending::HandOver(slots), result) => self.on_handed_over(&slots, result),
+            (Pending::Commit(cell), Ok(CellReply::Applied(applied))) => self.on_commit(cell, Some(&applied)),
+            (Pending::Commit(cell), Err(_)) => self.on_commit(cell, None),
+            (pending, Ok(CellReply::Loaded(loaded))) => self.on_loaded(pending, loaded),
+            (pending, Err(_)) => self.load_again(pending),
+            (pending, reply) => unreachable!("the cell answered {pending:?} with {reply:?}"),
+        }
+    }
+
+    /// Takes the owner of a slot.
+    pub(super) fn learn(&mut self, slot: Slot, owner: Owner) {
+        self.table.learn(slot, owner);
+        let owner = self.table.owner(slot);
+        let is_mine = owner.node == Some(self.me);
+        let Some(owned) = self.slots.get(&slot) else { return };
+        // A slot that is being claimed is judged by the answer to the claim.
+        if owner.epoch > owned.epoch && !is_mine && !owned.is_claiming {
+            self.drop_slot(slot);
+        }
+    }
+
+    /// Claims what has no living owner, and gives away what another node should own.
+    pub(super) fn plan(&mut self) {
+        if !self.lease.is_held(self.now) || !self.preferences.living().contains(&self.me) {
+            return;
+        }
+        let slots = &self.slots;
+        let holds = |slot| slots.get(&slot).filter(|owned| owned.is_ready).map(|owned| owned.epoch);
+        let steps = owners::plan(self.me, &self.preferences, &self.table, holds);
+        let (mut claims, mut hand_overs) = (Vec::new(), BTreeMap::<CellId, Vec<_>>::new());
+        for step in steps {
+            match step {
+                Step::Claim { slot, seen } => {
+                    let is_open = self.slots.get(&slot).is_some_and(|owned| owned.is_claiming);
+                    if !is_open && !self.leaving.contains(&slot) {
+                        claims.push((slot, seen));
+                    }
+                }
+                Step::HandOver { slot, epoch, to } => {
+                    let is_busy = |lane: &super::InFlight| lane.transaction.fences.contains(&(slot, epoch));
+                    let is_loaded = self.slots.get(&slot).is_some_and(|owned| owned.queue.is_empty());
+                    if is_loaded && !self.lanes.values().any(is_busy) {
+                        hand_overs.entry(self.layout.cell(slot)).or_default().push((slot, epoch, to));
+                    }
+                }
+            }
+        }
+        self.claim(&claims);
+        for (cell, steps) in hand_overs {
+            let slots: Vec<_> = steps.iter().map(|(slot, ..)| *slot).collect();
+            for slot in &slots {
+                self.drop_slot(*slot);
+                self.leaving.insert(*slot);
+            }
+            self.ask(cell, CellRequest::HandOver(self.me, steps), Pending::HandOver(slots));
+        }
+    }
+
+    /// Claims slots at these epochs; what was known of them is forgotten.
+    pub(super) fn claim(&mut self, claims: &[(Slot, u64)]) {
+        let mut by_cell = BTreeMap::<CellId, Vec<(Slot, u64)>>::new();
+        for (slot, seen) in claims {
+            let owned: &mut OwnedSlot = self.slots.entry(*slot).or_default();
+            owned.forget();
+            (owned.epoch, owned.is_claiming) = (*seen, true);
+            by_cell.entry(self.layout.cell(*slot)).or_default().push((*slot, *seen));
+        }
+        for (cell, claims) in by_cell {
+            let slots = claims.iter().map(|(slot, _)| *slot).collect();
+            self.ask(cell, CellRequest::Claim(self.me, claims), Pending::Claim(slots));
+        }
+    }
+
+    fn on_claimed(&mut self, slots: &[Slot], result: CellResult) {
+        for slot in slots {
+            if let Some(owned) = self.slots.get_mut(slot) {
+                owned.is_claiming = false;
+            }
+        }
+        let Ok(CellReply::Claimed(heads, refused)) = result else {
+            // The table says who owns them; what is this node's without its memory is claimed again.
+            let cell = slots.first().map(|slot| self.layout.cell(*slot));
+            return cell.into_iter().for_each(|cell| self.ask(cell, CellRequest::Owners, Pending::Owners));
+        };
+        let mut begun = BTreeSet::new();
+        for head in heads {
+            let SlotHead { slot, epoch, .. } = head;
+            self.table.learn(slot, Owner { node: Some(self.me), epoch });
+            // A lease that ended in the meantime has dropped the slot.
+            if let Some(owned) =
+                self.slots.get_mut(&slot).filter(|owned| !owned.is_ready && owned.epoch < epoch)
+            {
+                self.status.claimed += 1;
+                owned.begin(head);
+                self.active.busy.insert(slot);
+                self.active.chained.insert(slot);
+                begun.insert(slot);
+            }
+        }
+        // Sessions of this node stay while a slot is elsewhere for a moment: they are told what was stored there.
+        let online = self.online.keys().copied().filter(|user| begun.contains(&slot_of(user.number())));
+        for user in online.collect::<Vec<_>>() {
+            self.push(slot_of(user.number()), Op::Wake(user));
+        }
+        for (slot, owner) in refused {
+            self.learn(slot, owner);
+        }
+        self.plan();
+    }
+
+    fn on_handed_over(&mut self, slots: &[Slot], result: CellResult) {
+        slots.iter().for_each(|slot| _ = self.leaving.remove(slot));
+        let Ok(CellReply::Owners(owners)) = result else { return };
+        let mut given = BTreeMap::<_, Vec<_>>::new();
+        for (slot, owner) in owners {
+            self.learn(slot, owner);
+            if let Some(node) = owner.node.filter(|node| *node != self.me) {
+                self.status.handed_over += 1;
+                given.entry(node).or_default().push((slot, owner));
+            }
+        }
+        for (node, slots) in given {
+            self.out.push_back(Output::Peer(node, PeerMessage::Given(slots)));
+        }
+    }
+}

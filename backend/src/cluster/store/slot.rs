@@ -1,0 +1,210 @@
+//! A slot that this node owns: its conversations, users and outbox, as far as they were needed, and the operations that wait.
+//!
+//! alice writes to bob in a slot that this node has just claimed: her SEND waits in [`OwnedSlot::queue`], the conversation is
+//! loaded, and the SEND gets the next number. When the slot is claimed anew, everything but the queue is forgotten.
+
+use super::ops::Op;
+use crate::cluster::cell::{
+    ConfirmedRow, ConversationRow, Deliver, DeviceRow, Known, Load, Loaded, SlotHead, UserState,
+};
+use crate::cluster::chain::{Chain, Link};
+use crate::im::store::{ConversationId, DeviceNumber, UserId};
+use hashbrown::{HashMap, HashSet};
+use moorline_proto::ids::MessageKey;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Operations that wait for one slot; further ones are answered RETRY.
+pub(super) const QUEUE_MAX: usize = 4096;
+/// Messages of one slot that are on their way to other slots; at the limit SENDs are answered RETRY.
+pub(super) const OUTBOX_MAX: usize = 65_536;
+
+/// A conversation.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub(super) row: ConversationRow,
+    /// Last seq that was given.
+    pub(super) numbered: u64,
+    /// Last seq that is durable.
+    pub(super) stored: u64,
+}
+
+/// A user.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) uid: Arc<str>,
+    pub(super) devices: Vec<DeviceRow>,
+    /// Position of the last entry that was given.
+    pub(super) end: u64,
+    /// Position of the last entry that is durable.
+    pub(super) durable_end: u64,
+    /// Last seq of each conversation that was put into the stream.
+    pub(super) arrived: HashMap<ConversationId, u64>,
+}
+
+impl User {
+    pub(super) fn new(uid: Arc<str>) -> Self {
+        Self { uid, devices: Vec::new(), end: 0, durable_end: 0, arrived: HashMap::new() }
+    }
+
+    fn of(state: UserState) -> Self {
+        let UserState { user: _, uid, devices, end, arrived } = state;
+        Self { uid, devices, end, durable_end: end, arrived: arrived.into_iter().collect() }
+    }
+
+    pub(super) fn device(&self, name: &str) -> Option<&DeviceRow> {
+        self.devices.iter().find(|device| *device.name == *name)
+    }
+
+    /// Takes an ack. Returns the positions up to which the device, and every device, has everything. `None`: the device is
+    /// unknown, or has acked this before.
+    pub(super) fn ack(&mut self, device: DeviceNumber, position: u64) -> Option<(u64, u64)> {
+        let end = self.end;
+        let known = self.devices.iter_mut().find(|known| known.number == device)?;
+        if position <= known.acked || position > end {
+            return None;
+        }
+        known.acked = position;
+        let trimmed = self.devices.iter().map(|device| device.acked).min().unwrap_or(0);
+        Some((position, trimmed))
+    }
+
+    /// Seq of the conversation up to which everything has arrived.
+    pub(super) fn arrived(&self, conversation: ConversationId) -> u64 {
+        self.arrived.get(&conversation).copied().unwrap_or(0)
+    }
+
+    /// Gives the next position of the stream to a message.
+    pub(super) fn place(&mut self, conversation: ConversationId, seq: u64) -> u64 {
+        self.end += 1;
+        self.arrived.insert(conversation, seq);
+        self.end
+    }
+}
+
+/// Sender's key in a conversation.
+pub(super) type KeyOf = (ConversationId, UserId, MessageKey);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct OwnedSlot {
+    pub(super) epoch: u64,
+    /// Users that were forgotten in this epoch: a read from before that may be too old.
+    forgotten: u64,
+    /// The head is read, and the memory below is right.
+    pub(super) is_ready: bool,
+    /// A claim is under way.
+    pub(super) is_claiming: bool,
+    /// Reads for the queue are under way.
+    pub(super) is_loading: bool,
+    pub(super) queue: VecDeque<Op>,
+    /// Counters of the newest user and conversation.
+    pub(super) users_count: u64,
+    pub(super) conversations_count: u64,
+    pub(super) conversations: HashMap<ConversationId, Conversation>,
+    /// Conversations by id; `None`: the conversation does not exist.
+    pub(super) ids: HashMap<Arc<str>, Option<ConversationId>>,
+    pub(super) users: HashMap<UserId, User>,
+    /// Users by name; `None`: the user does not exist.
+    pub(super) uids: HashMap<Arc<str>, Option<UserId>>,
+    /// Users and conversations, by number, that do not exist.
+    pub(super) absent: HashSet<u64>,
+    /// Keys that operations in the queue ask for.
+    pub(super) keys: HashMap<KeyOf, Option<Known>>,
+    pub(super) chains: BTreeMap<(UserId, ConversationId), Chain<Deliver>>,
+    /// Messages in `chains`.
+    pub(super) outbox: usize,
+    /// Outbox rows that the next transaction removes.
+    pub(super) confirmed: Vec<ConfirmedRow>,
+}
+
+impl OwnedSlot {
+    /// Forgets everything but the queue: it is read again at the next epoch.
+    pub(super) fn forget(&mut self) {
+        let (queue, epoch) = (std::mem::take(&mut self.queue), self.epoch);
+        let is_claiming = self.is_claiming;
+        *self = Self { epoch, is_claiming, queue, ..Self::default() };
+    }
+
+    /// Begins a new epoch.
+    pub(super) fn begin(&mut self, head: SlotHead) {
+        self.forget();
+        (self.epoch, self.is_ready, self.is_claiming) = (head.epoch, true, false);
+        (self.users_count, self.conversations_count) = (head.users, head.conversations);
+        head.outbox.into_iter().for_each(|deliver| self.put_outbox(deliver));
+    }
+
+    pub(super) fn put_outbox(&mut self, deliver: Deliver) {
+        let chain = self.chains.entry((deliver.user, deliver.conversation)).or_default();
+        self.outbox += 1;
+        chain.push(Link { seq: deliver.seq, after: deliver.after, message: deliver });
+    }
+
+    /// Takes the confirmation of a member's owner.
+    pub(super) fn confirm(&mut self, user: UserId, conversation: ConversationId, seq: u64) {
+        let Some(chain) = self.chains.get_mut(&(user, conversation)) else { return };
+        let count = chain.confirm(seq);
+        if chain.is_empty() {
+            self.chains.remove(&(user, conversation));
+        }
+        self.outbox -= count;
+        if count > 0 {
+            self.confirmed.push(ConfirmedRow { conversation, user, seq });
+        }
+    }
+
+    /// Forgets a user: it is read again when needed.
+    pub(super) fn forget_user(&mut self, user: UserId) {
+        self.forgotten += 1;
+        if let Some(known) = self.users.remove(&user) {
+            self.uids.remove(&known.uid);
+        }
+    }
+
+    /// The conversation with this id, if it exists; only what was loaded is known.
+    pub(super) fn conversation(&self, id: &str) -> Option<ConversationId> {
+        self.ids.get(id).copied().flatten()
+    }
+
+    /// Version of the memory: what was read under another one is not learned.
+    pub(super) const fn version(&self) -> (u64, u64) {
+        (self.epoch, self.forgotten)
+    }
+
+    /// Takes what was read, unless it is known: what is in memory is never older. Returns a user that is new here.
+    pub(super) fn learn(&mut self, load: &Load, loaded: &Loaded) -> Option<UserId> {
+        match (load, loaded) {
+            (Load::Conversation(id), Loaded::Conversation(None)) => {
+                self.ids.entry(id.clone()).or_insert(None);
+            }
+            (Load::ConversationNumber(number), Loaded::Conversation(None)) => {
+                self.absent.insert(number.number());
+            }
+            (Load::UserNumber(number), Loaded::User(None)) => _ = self.absent.insert(number.number()),
+            (_, Loaded::Conversation(Some(state))) => {
+                let (row, latest) = &**state;
+                self.ids.entry(row.id.clone()).or_insert(Some(row.conversation));
+                self.conversations.entry(row.conversation).or_insert_with(|| Conversation {
+                    row: row.clone(),
+                    numbered: *latest,
+                    stored: *latest,
+                });
+            }
+            (Load::User(uid), Loaded::User(None)) => _ = self.uids.entry(uid.clone()).or_insert(None),
+            (_, Loaded::User(Some(state))) => {
+                let user = state.user;
+                self.uids.entry(state.uid.clone()).or_insert(Some(user));
+                let is_new = !self.users.contains_key(&user);
+                if is_new {
+                    self.users.insert(user, User::of((**state).clone()));
+                }
+                return is_new.then_some(user);
+            }
+            (Load::Key(conversation, sender, key), Loaded::Key(known)) => {
+                self.keys.insert((*conversation, *sender, *key), *known);
+            }
+            _ => {}
+        }
+        None
+    }
+}
