@@ -1,0 +1,118 @@
+//! Counts of faults and effects that occurred: a run that reached nothing proves nothing.
+
+use moorline_backend::cluster::store::ClusterStatus;
+
+macro_rules! coverage {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
+        /// Counts of occurrences, summed over seeds.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Coverage {
+            $($(#[doc = $doc])+ pub(crate) $name: u64,)+
+        }
+
+        impl Coverage {
+            pub(crate) fn rows(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)+]
+            }
+
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+coverage! {
+    /// SENDs that clients made.
+    sends;
+    /// SENDs that clients repeated with DUP.
+    repeats;
+    /// SENDs that clients repeated without DUP.
+    liars;
+    /// SENDs answered RETRY.
+    retries;
+    /// SENDs answered DUP.
+    dups;
+    /// Pushes that devices received.
+    pushes;
+    /// Pushes that devices had before.
+    repeated_pushes;
+    /// Requests that were done and whose answer was lost.
+    unknown_done;
+    /// Requests that were not done and whose answer was lost.
+    unknown_undone;
+    /// Transactions that were done after their node had given up waiting.
+    late_commits;
+    /// Transactions that came late and met a fence.
+    late_fenced;
+    /// Messages between nodes that were lost.
+    lost_peers;
+    /// DELIVERs that were lost.
+    lost_delivers;
+    /// DELIVERs that came twice.
+    repeated_delivers;
+    /// Slots taken from an owner that lived.
+    stolen;
+    /// Nodes that ended without a word.
+    kills;
+    /// Nodes that stood still.
+    pauses;
+    /// Nodes that stood still for longer than their lease.
+    long_pauses;
+    /// Inputs that a node took with the clock of before its pause.
+    stale_inputs;
+    /// Frames answered MOVED.
+    moved_frames;
+    /// Sessions announced at another node.
+    moved_sessions;
+    /// Logins that a node refused because the slot was gone.
+    refused_logins;
+    /// Slots claimed.
+    claimed;
+    /// Slots that a fence did not return.
+    fenced;
+    /// Slots given to another node.
+    handed_over;
+    /// Slots forgotten because the lease ended.
+    leases_ended;
+    /// Transactions of unknown outcome.
+    unknown;
+    /// Messages that were stored although their outcome was unknown.
+    found;
+    /// Numbers that became voids.
+    voids;
+    /// Messages that went into streams directly.
+    direct;
+    /// DELIVERs sent.
+    delivers;
+    /// DELIVERs that were not appended.
+    ignored;
+    /// SENDs stored by another node.
+    forwarded;
+    /// SENDs of slots that moved.
+    moved;
+    /// Transactions.
+    transactions;
+    /// Messages in them.
+    messages;
+}
+
+impl Coverage {
+    /// Takes the figures of a node whose life has ended.
+    pub(crate) fn add_status(&mut self, status: ClusterStatus) {
+        self.claimed += status.claimed;
+        self.fenced += status.fenced;
+        self.handed_over += status.handed_over;
+        self.leases_ended += status.leases_ended;
+        self.unknown += status.unknown;
+        self.found += status.found;
+        self.voids += status.voids;
+        self.direct += status.direct;
+        self.delivers += status.delivers;
+        self.ignored += status.ignored;
+        self.forwarded += status.forwarded;
+        self.moved += status.moved;
+        self.transactions += status.transactions;
+        self.messages += status.messages;
+    }
+}

@@ -1,0 +1,94 @@
+//! What has to be true at the end of each run, whatever happened.
+
+use crate::world::World;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl World {
+    /// Returns a message that a device does not have.
+    pub(crate) fn missing(&self) -> Option<String> {
+        for device in &self.gateway.devices {
+            let told = device.told.iter().map(|(_, _, conversation, seq)| (conversation.as_str(), *seq));
+            let received = device.received.iter().map(|(conversation, seq, _)| (conversation.as_str(), *seq));
+            let has: BTreeSet<_> = told.chain(received).collect();
+            for table in self.cells.conversations.values() {
+                let is_own = table.row.members.iter().any(|member| *member.uid == *device.uid);
+                let lacks = |seq: &&u64| is_own && !has.contains(&(&*table.row.id, **seq));
+                if let Some(seq) = table.messages.keys().find(lacks) {
+                    let stream = self.cells.describe(&device.uid);
+                    return Some(format!(
+                        "{}/{} lacks {seq} of {}: {stream}",
+                        device.uid, device.name, table.row.id
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Panics where a promise is broken.
+    pub(crate) fn check(&self) {
+        let numbers = self.check_conversations();
+        self.check_streams();
+        self.check_devices(&numbers);
+        assert!(self.cells.outbox.is_empty(), "everything was delivered");
+        assert_eq!(self.missing(), None);
+    }
+
+    /// Each message is stored once, and seqs are dense but for voids: numbers of repetitions that came without DUP, or that were
+    /// overtaken by a repetition with DUP. Returns the number at each place.
+    fn check_conversations(&self) -> BTreeMap<(String, u64), u64> {
+        let (mut numbers, mut places, mut missing) = (BTreeMap::new(), BTreeMap::new(), 0);
+        for table in self.cells.conversations.values() {
+            let mut expected = 1;
+            for (seq, message) in &table.messages {
+                missing += seq - expected;
+                expected = seq + 1;
+                let key = u64::from_le_bytes(message.key.0[..8].try_into().expect("8 bytes"));
+                let place = (table.row.id.to_string(), *seq);
+                assert_eq!(places.insert(key, place.clone()), None, "message {key} is stored twice");
+                numbers.insert(place, key);
+            }
+        }
+        assert!(
+            missing <= self.coverage.voids,
+            "{missing} seqs are missing, {} are voids",
+            self.coverage.voids
+        );
+        numbers
+    }
+
+    /// Each member's stream has each message of the conversation once, in order.
+    fn check_streams(&self) {
+        for table in self.cells.conversations.values() {
+            let all: Vec<u64> = table.messages.keys().copied().collect();
+            for member in &table.row.members {
+                let of = table.row.conversation;
+                let history = &self.cells.users[&member.user].history;
+                let stream: Vec<u64> =
+                    history.iter().filter(|(known, _)| *known == of).map(|(_, seq)| *seq).collect();
+                assert_eq!(stream, all, "{} in {}", member.uid, table.row.id);
+            }
+        }
+    }
+
+    /// What was answered is stored, in the order of each device; each device has everything, in order.
+    fn check_devices(&self, numbers: &BTreeMap<(String, u64), u64>) {
+        for device in &self.gateway.devices {
+            let name = format!("{}/{}", device.uid, device.name);
+            let mut last = BTreeMap::new();
+            for (target, number, conversation, seq) in &device.told {
+                let place = (conversation.clone(), *seq);
+                assert_eq!(numbers.get(&place), Some(number), "{name} was told of {place:?}");
+                let before = last.insert(target.clone(), *seq);
+                assert!(before < Some(*seq), "{name}: order of {target}: {before:?}, {seq}");
+            }
+            let mut newest = BTreeMap::new();
+            for (conversation, seq, number) in &device.received {
+                let place = (conversation.clone(), *seq);
+                assert_eq!(numbers.get(&place), Some(number), "{name} received {place:?}");
+                let before = newest.insert(conversation.clone(), *seq);
+                assert!(before < Some(*seq), "{name}: order of {conversation}: {before:?}, {seq}");
+            }
+        }
+    }
+}
