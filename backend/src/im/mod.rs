@@ -177,7 +177,7 @@ impl<S: Store> Im<S> {
     /// Takes one event of the link.
     pub fn handle(&mut self, now: Now, event: Event) {
         match event {
-            Event::Up(up) => self.on_up(now, up),
+            Event::Up(up) => on_up(self, now, up),
             Event::Pushed { session, push, outcome } => {
                 self.deliveries().on_pushed(now, session, push, outcome);
             }
@@ -242,17 +242,6 @@ impl<S: Store> Im<S> {
     /// The store, for reading.
     pub fn store(&self) -> &S {
         &self.storage.store
-    }
-
-    fn on_up(&mut self, now: Now, up: Up) {
-        if !self.queues.is_waiting(up.session) {
-            return self.begin_up(now, up);
-        }
-        if let Err(mut up) = self.queues.push(now, up) {
-            let Some(reply) = up.reply.take() else { return };
-            self.tally.put_off += 1;
-            self.out.refuse_for_now(up.command, reply);
-        }
     }
 
     /// Begins an UP of a session that waits for nothing.
@@ -332,5 +321,17 @@ impl<S: Store> Im<S> {
         self.tell_read_counts(now);
         self.tell_presence(now);
         self.quotas.log(now, &self.config, &self.storage.store.counts());
+    }
+}
+
+/// Begins an UP, or puts it behind what its session waits for.
+fn on_up<S: Store>(im: &mut Im<S>, now: Now, up: Up) {
+    if !im.queues.is_waiting(up.session) {
+        return im.begin_up(now, up);
+    }
+    if let Err(mut up) = im.queues.push(now, up) {
+        let Some(reply) = up.reply.take() else { return };
+        im.tally.put_off += 1;
+        im.out.refuse_for_now(up.command, reply);
     }
 }

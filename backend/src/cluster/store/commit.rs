@@ -1,8 +1,8 @@
 //! Transactions that were answered: what is told to [`crate::im::Im`], to other nodes, and to the members' nodes.
 
 use super::{
-    AppendedAt, Asker, CONFIRMED_WAIT, CellId, ClusterStore, Done, InFlight, Op, Output, PEER_WAIT,
-    PeerMessage, Place, Wanted,
+    AppendedAt, Asker, CONFIRMED_WAIT, CellId, ClusterStore, Done, InFlight, Op, Output, OwnedSlot,
+    PEER_WAIT, PeerMessage, Place, Wanted,
 };
 use crate::cluster::cell::{Applied, Deliver, Known, MessageRow, Transaction, slot_of};
 use crate::im::store::{
@@ -11,6 +11,7 @@ use crate::im::store::{
 };
 use bytes::Bytes;
 use moorline_proto::slots::{NodeId, Slot};
+use std::collections::BTreeMap;
 
 /// Author of a message that nobody is told of.
 const NO_ORIGIN: Origin = (UserId::MAX, DeviceNumber(u32::MAX));
@@ -138,7 +139,7 @@ impl ClusterStore {
                     self.on_stored(asker, message, known, applied, transaction);
                 }
                 Done::Known(asker, conversation, result) => {
-                    let answer = result.and_then(|known| self.answer_of(conversation, known, true));
+                    let answer = result.and_then(|known| answer_of(&self.slots, conversation, known, true));
                     self.status.found += u64::from(answer.is_ok());
                     let answer = answer.map(|at| (at, Bytes::new(), NO_ORIGIN));
                     self.answer(asker, answer, &[]);
@@ -192,7 +193,7 @@ impl ClusterStore {
             self.status.voids += 1;
             self.forget_streams(message);
             let same = if known.digest == digest { Ok(known) } else { Err(Refusal::Conflict) };
-            let answer = same.and_then(|known| self.answer_of(conversation, known, true));
+            let answer = same.and_then(|known| answer_of(&self.slots, conversation, known, true));
             return self.answer(asker, answer.map(|at| (at, Bytes::new(), message.origin)), &[]);
         }
         self.status.messages += 1;
@@ -211,7 +212,7 @@ impl ClusterStore {
         {
             place.stored = place.stored.max(seq);
         }
-        let answer = self.answer_of(conversation, Known { seq, id, time_ms, digest }, false);
+        let answer = answer_of(&self.slots, conversation, Known { seq, id, time_ms, digest }, false);
         self.answer(asker, answer.map(|at| (at, message.body.clone(), message.origin)), &recipients);
     }
 
@@ -261,20 +262,6 @@ impl ClusterStore {
         if let Some(known) = owned.and_then(|owned| owned.users.get_mut(&user)) {
             known.durable_end = known.durable_end.max(position);
         }
-    }
-
-    /// The answer to a SEND that is stored.
-    fn answer_of(
-        &self,
-        conversation: ConversationId,
-        known: Known,
-        is_repeat: bool,
-    ) -> Result<AppendedAt, Refusal> {
-        let owned = self.slots.get(&slot_of(conversation.number()));
-        let place = owned.and_then(|owned| owned.conversations.get(&conversation));
-        let row = &place.ok_or(Refusal::Moved)?.row;
-        let (id, is_group, members) = (row.id.clone(), row.is_group, row.members.len());
-        Ok(AppendedAt { conversation, id, is_group, members, known, is_repeat })
     }
 
     /// Tells the sender's node that messages are in a stream.
@@ -342,4 +329,18 @@ impl ClusterStore {
             }
         }
     }
+}
+
+/// The answer to a SEND that is stored.
+fn answer_of(
+    slots: &BTreeMap<Slot, OwnedSlot>,
+    conversation: ConversationId,
+    known: Known,
+    is_repeat: bool,
+) -> Result<AppendedAt, Refusal> {
+    let owned = slots.get(&slot_of(conversation.number()));
+    let place = owned.and_then(|owned| owned.conversations.get(&conversation));
+    let row = &place.ok_or(Refusal::Moved)?.row;
+    let (id, is_group, members) = (row.id.clone(), row.is_group, row.members.len());
+    Ok(AppendedAt { conversation, id, is_group, members, known, is_repeat })
 }

@@ -1,5 +1,6 @@
 //! [`Store`] and [`Facts`] of a node.
 
+use super::reads::Reading;
 use super::{ClusterStore, Op, Place};
 use crate::cluster::cell::slot_of;
 use crate::im::store::{
@@ -8,6 +9,7 @@ use crate::im::store::{
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
+use std::collections::HashMap;
 
 impl ClusterStore {
     /// Takes a write of a batch. What is not built is refused.
@@ -16,7 +18,7 @@ impl ClusterStore {
             Write::Append(draft) => return self.append(place, draft),
             Write::Acked { user, device, position, gone_ms } => {
                 if gone_ms > 0 {
-                    self.end_session(user);
+                    end_session(&mut self.online, user);
                 }
                 self.push(slot_of(user.number()), Op::Acked(user, device, position));
                 Outcome::Done(Ok(None))
@@ -30,20 +32,10 @@ impl ClusterStore {
         self.batches.set(place, outcome);
     }
 
-    /// Notes that a session of a user has ended.
-    fn end_session(&mut self, user: UserId) {
-        if let Some(count) = self.online.get_mut(&user) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.online.remove(&user);
-            }
-        }
-    }
-
     fn read(&mut self, ticket: Ticket, read: Read) {
         match read {
             Read::Page { conversation, reader, range, limits } => {
-                self.read_page(ticket, (conversation, reader), range, limits);
+                Reading { store: self }.read_page(ticket, (conversation, reader), range, limits);
             }
             Read::Conversations { .. } => {
                 self.done.push_back((ticket, Completion::Listing(Err(Refusal::Unreadable))));
@@ -59,9 +51,19 @@ impl ClusterStore {
                 }
             }
             Read::Stream { user, after, limit, into } => {
-                self.read_stream(ticket, user, (after, limit), into);
+                Reading { store: self }.read_stream(ticket, user, (after, limit), into);
             }
             Read::Profiles { .. } => self.done.push_back((ticket, Completion::Profiles(Vec::new()))),
+        }
+    }
+}
+
+/// Notes that a session of a user has ended.
+fn end_session(online: &mut HashMap<UserId, u32>, user: UserId) {
+    if let Some(count) = online.get_mut(&user) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            online.remove(&user);
         }
     }
 }
@@ -70,7 +72,7 @@ impl Store for ClusterStore {
     fn prefetch(&mut self, ticket: Ticket, plan: impl FnOnce(&mut ReadSet)) -> bool {
         let mut set = ReadSet::default();
         plan(&mut set);
-        self.prefetch_facts(ticket, &set)
+        Reading { store: self }.prefetch_facts(ticket, &set)
     }
 
     fn submit(&mut self, ticket: Ticket, command: Command) -> Result<(), Command> {

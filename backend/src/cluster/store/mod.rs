@@ -35,7 +35,7 @@ use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
 use moorline_proto::time::{Duration, Instant};
 use ops::{Asker, Build, Done, Op};
 use ownership::Pending;
-use reads::Reads;
+use reads::{Reading, Reads};
 use slot::{OwnedSlot, QUEUE_MAX};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -367,7 +367,7 @@ impl ClusterStore {
         let Build { mut transaction, done, ops, ignored, .. } = build;
         self.status.ignored += ignored;
         for (slot, needs) in loads {
-            self.load_for(slot, needs);
+            Reading { store: self }.load_for(slot, needs);
         }
         let is_due = self.clean_at.is_some_and(|at| at <= self.now);
         if is_due || !transaction.is_empty() {

@@ -3,7 +3,7 @@
 //! Node 2 dies. Its lease ends after 5 s by the clock of the first cell; node 1 reads that with its next renewal, claims node
 //! 2's slots that rendezvous hashing gives to node 1, and reads each slot's head with the claim.
 
-use super::reads::StreamRead;
+use super::reads::{Reading, StreamRead};
 use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
 use crate::cluster::cell::{CellReply, CellRequest, CellResult, Load, RequestId, SlotHead, slot_of};
 use crate::cluster::owners::{self, Preferences, Step};
@@ -72,8 +72,8 @@ impl ClusterStore {
             (Pending::HandOver(slots), result) => self.on_handed_over(&slots, result),
             (Pending::Commit(cell), Ok(CellReply::Applied(applied))) => self.on_commit(cell, Some(&applied)),
             (Pending::Commit(cell), Err(_)) => self.on_commit(cell, None),
-            (pending, Ok(CellReply::Loaded(loaded))) => self.on_loaded(pending, loaded),
-            (pending, Err(_)) => self.load_again(pending),
+            (pending, Ok(CellReply::Loaded(loaded))) => Reading { store: self }.on_loaded(pending, loaded),
+            (pending, Err(_)) => Reading { store: self }.load_again(pending),
             (pending, reply) => unreachable!("the cell answered {pending:?} with {reply:?}"),
         }
     }

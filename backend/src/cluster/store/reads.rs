@@ -46,11 +46,20 @@ pub(super) struct PageRead {
     limits: PageLimits,
 }
 
-impl ClusterStore {
+/// The reads of a node.
+pub(super) struct Reading<'a> {
+    pub(super) store: &'a mut ClusterStore,
+}
+
+impl Reading<'_> {
     /// Loads what the queue of a slot waits for.
     pub(super) fn load_for(&mut self, slot: Slot, needs: Vec<Load>) {
-        let versions =
-            self.slots.iter().filter(|(_, owned)| owned.is_ready).map(|(slot, it)| (*slot, it.version()));
+        let versions = self
+            .store
+            .slots
+            .iter()
+            .filter(|(_, owned)| owned.is_ready)
+            .map(|(slot, it)| (*slot, it.version()));
         let concerned = |(of, _): &(Slot, (u64, u64))| {
             *of == slot
                 || needs
@@ -59,7 +68,7 @@ impl ClusterStore {
         };
         let versions = versions.filter(concerned).collect();
         let pending = Pending::Ops(slot, versions, needs.clone());
-        self.ask(self.layout.cell(slot), CellRequest::Load(needs), pending);
+        self.store.ask(self.store.layout.cell(slot), CellRequest::Load(needs), pending);
     }
 
     /// Plans the reads of a prefetch. True: all facts are known.
@@ -67,15 +76,15 @@ impl ClusterStore {
         let mut by_cell = BTreeMap::<CellId, Vec<Load>>::new();
         for need in &set.0 {
             if let Some((slot, load)) = self.load_of(need) {
-                by_cell.entry(self.layout.cell(slot)).or_default().push(load);
+                by_cell.entry(self.store.layout.cell(slot)).or_default().push(load);
             }
         }
         if by_cell.is_empty() {
             return true;
         }
-        self.reads.facts.insert(ticket, by_cell.len());
+        self.store.reads.facts.insert(ticket, by_cell.len());
         for (cell, loads) in by_cell {
-            self.ask(cell, CellRequest::Load(loads.clone()), Pending::Facts(ticket, loads));
+            self.store.ask(cell, CellRequest::Load(loads.clone()), Pending::Facts(ticket, loads));
         }
         false
     }
@@ -84,14 +93,14 @@ impl ClusterStore {
     fn load_of(&self, need: &Need) -> Option<(Slot, Load)> {
         match need {
             Need::User(uid) | Need::NewUser(uid) | Need::Contact(uid, _) | Need::Presence(uid, _) => {
-                let is_known = self.known.user(uid).is_some();
+                let is_known = self.store.known.user(uid).is_some();
                 (!is_known).then(|| (Slot::of(uid), Load::Name(uid.as_str().into())))
             }
-            Need::Named(id, None) if self.known.conversation(id).is_some() => None,
+            Need::Named(id, None) if self.store.known.conversation(id).is_some() => None,
             Need::Named(id, _) | Need::NamedMembers(id) => {
                 Some((Slot::of(id), Load::Conversation(id.as_str().into())))
             }
-            Need::Conversation(conversation, None) if self.known.head(*conversation).is_some() => None,
+            Need::Conversation(conversation, None) if self.store.known.head(*conversation).is_some() => None,
             Need::Conversation(conversation, _) | Need::Members(conversation) => {
                 Some((slot_of(conversation.number()), Load::ConversationNumber(*conversation)))
             }
@@ -108,18 +117,18 @@ impl ClusterStore {
         into: Vec<(u64, Entry)>,
     ) {
         let slot = slot_of(user.number());
-        let known = self.slots.get(&slot).and_then(|owned| owned.users.get(&user));
+        let known = self.store.slots.get(&slot).and_then(|owned| owned.users.get(&user));
         let Some(end) = known.map(|user| user.durable_end) else {
             // It is read again when its entries are asked for the next time.
-            self.push(slot, Op::Wake(user));
+            self.store.push(slot, Op::Wake(user));
             let page = StreamPage { entries: into, after, end: 0, is_readable: false };
-            return self.done.push_back((ticket, Completion::Stream(page)));
+            return self.store.done.push_back((ticket, Completion::Stream(page)));
         };
         let load = Load::Stream(user, after, end, limit);
         let (rows, bodies) = (Vec::new(), HashMap::new());
         let read = StreamRead { ticket, after, end, into, rows, bodies, missing: 0 };
         let pending = Pending::Stream(Box::new(read), load.clone());
-        self.ask(self.layout.cell(slot), CellRequest::Load(vec![load]), pending);
+        self.store.ask(self.store.layout.cell(slot), CellRequest::Load(vec![load]), pending);
     }
 
     /// Reads history, as a member may see it whose conversation was prefetched.
@@ -130,17 +139,17 @@ impl ClusterStore {
         (from, to): (u64, u64),
         limits: PageLimits,
     ) {
-        let head = self.known.head(conversation);
+        let head = self.store.known.head(conversation);
         let member = head.and_then(|head| head.members.iter().find(|member| member.user == reader));
         let (Some(head), Some(member)) = (head, member) else {
-            return self.done.push_back((ticket, Completion::Page(Err(Refusal::NotMember))));
+            return self.store.done.push_back((ticket, Completion::Page(Err(Refusal::NotMember))));
         };
         let (from, latest) = (from.max(1), head.latest);
         let (first, to) = (from.max(member.first_visible()), to.min(latest));
         let read = PageRead { ticket, from, first, to, latest, limits };
         let load = Load::Page(conversation, first, to, limits.messages + 1);
-        let cell = self.layout.cell(slot_of(conversation.number()));
-        self.ask(cell, CellRequest::Load(vec![load.clone()]), Pending::Page(Box::new(read), load));
+        let cell = self.store.layout.cell(slot_of(conversation.number()));
+        self.store.ask(cell, CellRequest::Load(vec![load.clone()]), Pending::Page(Box::new(read), load));
     }
 
     /// Asks again for a read whose connection ended.
@@ -154,7 +163,7 @@ impl ClusterStore {
             pending => unreachable!("{pending:?} is not a read"),
         };
         if let Some(slot) = slot {
-            self.ask(self.layout.cell(slot), CellRequest::Load(loads), pending);
+            self.store.ask(self.store.layout.cell(slot), CellRequest::Load(loads), pending);
         }
     }
 
@@ -164,18 +173,18 @@ impl ClusterStore {
             Pending::Ops(slot, versions, loads) => self.on_ops_loaded(slot, &versions, &loads, &loaded),
             Pending::Facts(ticket, _) => {
                 loaded.into_iter().for_each(|loaded| self.learn_facts(loaded));
-                let missing = self.reads.facts.entry(ticket).or_default();
+                let missing = self.store.reads.facts.entry(ticket).or_default();
                 *missing = missing.saturating_sub(1);
                 if *missing == 0 {
-                    self.reads.facts.remove(&ticket);
-                    self.done.push_back((ticket, Completion::Prefetched));
+                    self.store.reads.facts.remove(&ticket);
+                    self.store.done.push_back((ticket, Completion::Prefetched));
                 }
             }
             Pending::Stream(read, _) => self.on_rows(*read, loaded),
             Pending::Bodies(ticket, _) => self.on_bodies(ticket, loaded),
             Pending::Page(read, _) => {
                 let page = read.page(loaded);
-                self.done.push_back((read.ticket, Completion::Page(Ok(page))));
+                self.store.done.push_back((read.ticket, Completion::Page(Ok(page))));
             }
             pending => unreachable!("{pending:?} is not a read"),
         }
@@ -191,7 +200,7 @@ impl ClusterStore {
         let is_current =
             |owned: &super::OwnedSlot, of: Slot| owned.is_ready && versions.contains(&(of, owned.version()));
         let asked = versions.iter().find(|(of, _)| *of == slot).map(|(_, (epoch, _))| *epoch);
-        if let Some(owned) = self.slots.get_mut(&slot).filter(|owned| Some(owned.epoch) == asked) {
+        if let Some(owned) = self.store.slots.get_mut(&slot).filter(|owned| Some(owned.epoch) == asked) {
             owned.is_loading = false;
         }
         for (load, loaded) in loads.iter().zip(loaded) {
@@ -199,22 +208,26 @@ impl ClusterStore {
                 Load::UserNumber(user) => slot_of(user.number()),
                 _ => slot,
             };
-            let Some(owned) = self.slots.get_mut(&of).filter(|owned| is_current(owned, of)) else { continue };
+            let Some(owned) = self.store.slots.get_mut(&of).filter(|owned| is_current(owned, of)) else {
+                continue;
+            };
             if let Some(user) = owned.learn(load, loaded)
                 && let Some(known) = owned.users.get(&user)
             {
                 // What was stored before this node had the user was pushed to nobody.
-                self.arrived.grown.push(Recipient { user, position: known.end });
-                self.known.learn_user(user, &known.uid.clone());
+                self.store.arrived.grown.push(Recipient { user, position: known.end });
+                self.store.known.learn_user(user, &known.uid.clone());
             }
         }
     }
 
     fn learn_facts(&mut self, loaded: Loaded) {
         match loaded {
-            Loaded::Name(uid, Some(user)) => self.known.learn_user(user, &uid),
-            Loaded::Conversation(Some(state)) => self.known.learn(&state.0, state.1),
-            Loaded::Bodies(_, heads) => heads.iter().for_each(|(row, latest)| self.known.learn(row, *latest)),
+            Loaded::Name(uid, Some(user)) => self.store.known.learn_user(user, &uid),
+            Loaded::Conversation(Some(state)) => self.store.known.learn(&state.0, state.1),
+            Loaded::Bodies(_, heads) => {
+                heads.iter().for_each(|(row, latest)| self.store.known.learn(row, *latest));
+            }
             _ => {}
         }
     }
@@ -223,7 +236,7 @@ impl ClusterStore {
         let Some(Loaded::Stream(rows)) = loaded.into_iter().next() else { return };
         let mut by_cell = BTreeMap::<CellId, Vec<(ConversationId, u64)>>::new();
         for row in &rows {
-            let cell = self.layout.cell(slot_of(row.conversation.number()));
+            let cell = self.store.layout.cell(slot_of(row.conversation.number()));
             by_cell.entry(cell).or_default().push((row.conversation, row.seq));
         }
         (read.rows, read.missing) = (rows, by_cell.len());
@@ -231,15 +244,15 @@ impl ClusterStore {
             return self.finish(read);
         }
         let ticket = read.ticket;
-        self.reads.streams.insert(ticket, read);
+        self.store.reads.streams.insert(ticket, read);
         for (cell, messages) in by_cell {
             let loads = vec![Load::Bodies(messages)];
-            self.ask(cell, CellRequest::Load(loads.clone()), Pending::Bodies(ticket, loads));
+            self.store.ask(cell, CellRequest::Load(loads.clone()), Pending::Bodies(ticket, loads));
         }
     }
 
     fn on_bodies(&mut self, ticket: Ticket, loaded: Vec<Loaded>) {
-        let Some(mut read) = self.reads.streams.remove(&ticket) else { return };
+        let Some(mut read) = self.store.reads.streams.remove(&ticket) else { return };
         for loaded in loaded {
             if let Loaded::Bodies(bodies, _) = &loaded {
                 let bodies = bodies.iter();
@@ -251,7 +264,7 @@ impl ClusterStore {
         if read.missing == 0 {
             self.finish(read);
         } else {
-            self.reads.streams.insert(ticket, read);
+            self.store.reads.streams.insert(ticket, read);
         }
     }
 
@@ -266,7 +279,7 @@ impl ClusterStore {
             entries.push((position, Entry::Message { conversation, seq, body, origin }));
         }
         let page = StreamPage { entries, after, end, is_readable };
-        self.done.push_back((ticket, Completion::Stream(page)));
+        self.store.done.push_back((ticket, Completion::Stream(page)));
     }
 }
 
