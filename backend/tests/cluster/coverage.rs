@@ -91,7 +91,7 @@ coverage! {
     forwarded;
     /// SENDs of slots that moved.
     moved;
-    /// Transactions.
+    /// Number of transactions that were committed.
     transactions;
     /// Messages in them.
     messages;

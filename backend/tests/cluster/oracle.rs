@@ -1,4 +1,4 @@
-//! What has to be true at the end of each run, whatever happened.
+//! Judgement at the end of each run: the facts that have to be true, whatever happened.
 
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    /// What was answered is stored, in the order of each device; each device has everything, in order.
+    /// Tells whether all that was answered is stored, in the order of each device; each device has everything, in order.
     fn check_devices(&self, numbers: &BTreeMap<(String, u64), u64>) {
         for device in &self.gateway.devices {
             let name = format!("{}/{}", device.uid, device.name);

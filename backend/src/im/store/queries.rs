@@ -235,7 +235,7 @@ pub struct ArrivedMessage {
     pub conversation: ConversationId,
     /// Author of the message, with the device.
     pub origin: Origin,
-    /// Its recipients are a range of [`Arrived::recipients`].
+    /// Recipients of each are a range of [`Arrived::recipients`].
     pub delivery: Delivery,
 }
 
