@@ -109,6 +109,22 @@ impl HighWaterFile {
         self.maxima.get(section_of(conversation.index() as usize)).copied()
     }
 
+    /// A seq that was given and the lower maximum of its section: the file is of another store, or of an earlier time.
+    /// `None`: it fits.
+    pub(super) fn contradiction(&self, directory: &Directory) -> Option<(u64, u64)> {
+        if self.is_new {
+            return None;
+        }
+        let given = directory.conversations.all().map(|id| (id, directory.conversations.get(id).numbered));
+        let mut pairs = given.map(|(id, given)| (given, self.maximum(id).unwrap_or(0).max(self.begin_after)));
+        pairs.find(|(given, maximum)| given > maximum)
+    }
+
+    /// Nothing in the file counts.
+    pub(super) fn distrust(&mut self) {
+        *self = Self { begin_after: 0, maxima: Vec::new(), is_new: true };
+    }
+
     /// The store is a copy of an unknown age: whatever was given since is below [`JUMP`] more.
     pub(super) fn jump(&mut self, directory: &Directory) {
         if self.is_new {

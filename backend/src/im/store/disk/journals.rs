@@ -95,6 +95,20 @@ impl Journals {
             problem,
         };
         let known = parse(&text).ok_or_else(|| damaged(&list, "it is no list of journals".into()))?;
+        // The newest one is never complete.
+        let numbers = journal::numbers(database);
+        let newest = numbers.map_err(|cause| DiskError::File {
+            operation: "read",
+            path: database.to_owned(),
+            cause,
+        })?;
+        let newest = newest.last().copied().unwrap_or(0);
+        if let Some((listed, _)) = known.last_key_value().filter(|(listed, _)| **listed > newest) {
+            let problem = format!(
+                "it is not of this store: it names {listed}{EXTENSION}, and the newest journal is {newest}{EXTENSION}"
+            );
+            return Err(damaged(&list, problem));
+        }
         let mut whole = BTreeSet::new();
         for (number, seal) in known {
             let path = path_of(database, number);

@@ -105,7 +105,27 @@ impl Disk {
         let (mut high_water, high_water_open) =
             HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;
         let is_copy = identity::is_copy(folder).map_err(file_error("read the identity in", folder))?;
-        if is_copy {
+        let is_foreign = match high_water.contradiction(&directory) {
+            None => false,
+            // Somebody removed the mark: the store shall go on.
+            Some(_) if is_copy || noted == Noted::Nothing => true,
+            Some((given, maximum)) => {
+                let problem = format!(
+                    "it is not of this store, or of an earlier time: it says that no seq above {maximum} was given where \
+                     {given} was"
+                );
+                return Err(DiskError::Altered { folder: folder.to_owned(), path: high_water_path, problem });
+            }
+        };
+        if is_foreign {
+            tracing::warn!(
+                path = %high_water_path.display(),
+                "the file is not of this store: conversations go on far behind the seqs that the store knows"
+            );
+            high_water.distrust();
+            high_water.jump(&directory);
+        }
+        if is_copy && !is_foreign {
             tracing::warn!(
                 folder = %folder.display(),
                 "this store is a copy of another one: conversations go on far behind the seqs that it knows"

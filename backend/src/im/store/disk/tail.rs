@@ -61,7 +61,7 @@ pub(super) fn mend(
         Err(error) => return Err(file_error("read", database)(error)),
     };
     let mark = noted.mark().copied();
-    let mut judge = Judge { folder, mark, last: Last::default(), cuts: Vec::new() };
+    let mut judge = Judge { folder, mark, last: Last::default(), cuts: Vec::new(), is_met: false };
     if let Some(End { journal, .. }) = judge.end()
         && numbers
             .last()
@@ -70,7 +70,8 @@ pub(super) fn mend(
         return Err(judge.damage(&journal::path_of(database, journal), "it is gone".into()));
     }
     for number in numbers {
-        if sealed.contains(&number) {
+        // That of the mark is walked although it is known to be whole: the mark may be of another store.
+        if sealed.contains(&number) && judge.end().is_none_or(|end| end.journal != number) {
             judge.last = Last::default();
         } else {
             judge.judge(&journal::path_of(database, number), number)?;
@@ -94,6 +95,8 @@ struct Judge<'a> {
     mark: Option<Mark>,
     last: Last,
     cuts: Vec<Cut>,
+    /// A commit ends where the mark says, and has its number.
+    is_met: bool,
 }
 
 impl Judge<'_> {
@@ -124,6 +127,16 @@ impl Judge<'_> {
             }
             let problem = format!("it is damaged at byte {}, and written up to byte {offset}", found.at);
             return Err(self.damage(path, problem));
+        }
+        if let Some(End { offset, .. }) = self.end().filter(|end| end.journal == number)
+            && !self.is_met
+        {
+            let side_file = self.folder.join(SIDE_FILE);
+            let problem = format!(
+                "it is not of this store: no commit {} ends at byte {offset} of {number}.jnl",
+                mark.commits
+            );
+            return Err(self.damage(&side_file, problem));
         }
         match behind {
             Behind::Nothing => {}
@@ -162,6 +175,10 @@ impl Judge<'_> {
             {
                 break;
             }
+            // Nothing but the engine's own batches may lie between the last commit and the mark.
+            let last_commit = batch.commits.or(self.last.commits);
+            self.is_met |= self.end().filter(is_marked).is_some()
+                && self.mark.zip(last_commit).is_none_or(|(mark, last)| mark.commits == last);
             self.last = Last { seqno: Some(batch.seqno), commits: batch.commits.or(self.last.commits) };
             at = batch.end;
         }

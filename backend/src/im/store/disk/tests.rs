@@ -5,6 +5,7 @@ mod damage;
 mod deletion;
 mod events;
 mod failed_syncs;
+mod foreign;
 mod power_cuts;
 mod whole;
 
