@@ -53,7 +53,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Limits of the admin address.
@@ -123,6 +123,55 @@ impl Admin {
     }
 }
 
+/// A running server at an admin socket that the settings do not name any more. Who gave the order there that changed them
+/// reads its verdict; other questions and orders are answered with the new place.
+#[derive(Debug)]
+pub struct RetiredSocket {
+    /// `None`: it has ended.
+    server: Mutex<Option<Server>>,
+    path: PathBuf,
+}
+
+impl RetiredSocket {
+    /// Starts the thread, which accepts nobody before [`Self::open`]. `now`: path of the socket of today, if there is one.
+    ///
+    /// # Errors
+    /// The system's: no poll, no thread.
+    pub fn start(
+        (listener, group): (UnixListener, Option<Gid>),
+        path: PathBuf,
+        now: Option<PathBuf>,
+        status: &Arc<Status>,
+        registry: &Arc<Registry>,
+    ) -> io::Result<Self> {
+        let place = Place::Retired(Roles::new(group), now);
+        let server = start(listener.into(), "admin-retired", place, status, registry, LIMITS)?;
+        Ok(Self { server: Mutex::new(Some(server)), path })
+    }
+
+    /// Path of the socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Accepts connections: this process serves.
+    pub fn open(&self) {
+        if let Some(server) = &*self.server.lock().unwrap_or_else(PoisonError::into_inner) {
+            server.set_paused(false);
+        }
+    }
+
+    /// Ends the thread within about 2 s, and removes the path; the first time only, for the path may be another's later. Call
+    /// it only in a process that serves.
+    pub fn end(&self) {
+        let taken = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(server) = taken {
+            std::fs::remove_file(&self.path).ok();
+            server.stop();
+        }
+    }
+}
+
 /// Starts the threads of both sockets, which accept nobody before [`Admin::set_paused`] lets them. The threads' own
 /// figures are added to `registry`.
 ///
@@ -138,29 +187,7 @@ fn spawn_limited(
     registry: &Arc<Registry>,
     limits: Limits,
 ) -> io::Result<Admin> {
-    let start = |listener: Listener, thread, place| {
-        let counter_set = Arc::new(CounterSet::new(METRICS));
-        registry.carry(METRICS);
-        registry.add(Arc::clone(&counter_set));
-        let count = move |event| {
-            let metric = match event {
-                Event::Answered => ANSWERED,
-                Event::TooMany => TOO_MANY,
-                Event::TooSlow => TOO_SLOW,
-                Event::Evicted => EVICTED,
-            };
-            counter_set.add(metric, 1);
-        };
-        let routes = routes::Routes { registry: Arc::clone(registry), status: Arc::clone(status), place };
-        let handler = move || {
-            move |request: Request| {
-                let response = routes.answer(&request);
-                async { response }
-            }
-        };
-        let settings = Settings::new(thread, limits, refuse).with_names(status.names.clone()).paused();
-        Server::start(listener, settings, handler, count)
-    };
+    let start = |listener, thread, place| start(listener, thread, place, status, registry, limits);
     let socket = match socket {
         Some((socket, group)) => {
             Some(start(socket.into(), "admin-socket", Place::Socket(Roles::new(group)))?)
@@ -172,6 +199,38 @@ fn spawn_limited(
     let (shown, path) = (address.address(), path.as_deref().map(Path::display));
     tracing::info!(address = %shown, socket = path.map(tracing::field::display), "admin address is up");
     Ok(Admin { address, socket })
+}
+
+/// Starts the thread of one socket, paused.
+fn start(
+    listener: Listener,
+    thread: &'static str,
+    place: Place,
+    status: &Arc<Status>,
+    registry: &Arc<Registry>,
+    limits: Limits,
+) -> io::Result<Server> {
+    let counter_set = Arc::new(CounterSet::new(METRICS));
+    registry.carry(METRICS);
+    registry.add(Arc::clone(&counter_set));
+    let count = move |event| {
+        let metric = match event {
+            Event::Answered => ANSWERED,
+            Event::TooMany => TOO_MANY,
+            Event::TooSlow => TOO_SLOW,
+            Event::Evicted => EVICTED,
+        };
+        counter_set.add(metric, 1);
+    };
+    let routes = routes::Routes { registry: Arc::clone(registry), status: Arc::clone(status), place };
+    let handler = move || {
+        move |request: Request| {
+            let response = routes.answer(&request);
+            async { response }
+        }
+    };
+    let settings = Settings::new(thread, limits, refuse).with_names(status.names.clone()).paused();
+    Server::start(listener, settings, handler, count)
 }
 
 fn refuse(refusal: Refusal) -> Response {

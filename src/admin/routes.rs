@@ -8,7 +8,7 @@ use super::status::{Phase, Status, Varz};
 use crate::metrics::{self, Registry, names};
 use moorline_net::http::{Method, Request, Response, StatusCode, header};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -17,6 +17,9 @@ const OPEN_PATHS: &str = "/healthz, /readyz, /metrics";
 /// Paths at the admin socket.
 const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz, /v1/drainz, /v1/reloadz and POST /v1/upgrade, /v1/reload, /v1/drain, /v1/undrain, /v1/stop";
 
+/// Paths that a socket of the settings before still answers.
+const VERDICTS: [&str; 3] = ["/healthz", "/v1/restartz", "/v1/drainz"];
+
 /// Place where a server listens.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
@@ -24,6 +27,9 @@ pub(super) enum Place {
     Address(Option<PathBuf>),
     /// At the admin socket.
     Socket(Roles),
+    /// At the admin socket of the settings before, for those who wait for a verdict there; the path is that of the socket of
+    /// today, if there is one.
+    Retired(Roles, Option<PathBuf>),
 }
 
 /// Paths of one server.
@@ -84,10 +90,15 @@ impl Routes {
         };
         let role = match &self.place {
             Place::Address(_) => Role::Anybody,
-            Place::Socket(roles) => roles.of(request.peer),
+            Place::Socket(roles) | Place::Retired(roles, _) => roles.of(request.peer),
         };
         if role < needed {
             return self.forbid(request, needed);
+        }
+        if let Place::Retired(_, now) = &self.place
+            && !VERDICTS.contains(&path)
+        {
+            return moved(now.as_deref());
         }
         match wanted {
             Wanted::Show => self.show(path),
@@ -114,10 +125,10 @@ impl Routes {
                     "{path} is served at the admin socket only, and this gateway has none; here are {OPEN_PATHS}\n"
                 )
             }
-            Place::Socket(_) if needed == Role::Operator => {
+            Place::Socket(_) | Place::Retired(..) if needed == Role::Operator => {
                 format!("{path} is for root and the gateway's own user, and this is {}\n", request.peer)
             }
-            Place::Socket(_) => format!(
+            Place::Socket(_) | Place::Retired(..) => format!(
                 "{path} is for root, the gateway's own user and the group admin.group, and this is {}\n",
                 request.peer
             ),
@@ -147,7 +158,7 @@ impl Routes {
     fn warnings(&self) -> String {
         let problems = self.status.problems();
         match &self.place {
-            Place::Socket(_) => Varz::warnings(&problems),
+            Place::Socket(_) | Place::Retired(..) => Varz::warnings(&problems),
             Place::Address(_) if problems.is_empty() => String::new(),
             Place::Address(_) => {
                 format!("warning: faults of backends: {}; `moorline status` names them\n", problems.len())
@@ -162,7 +173,7 @@ impl Routes {
     fn show(&self, path: &str) -> Response {
         let paths = match self.place {
             Place::Address(_) => OPEN_PATHS,
-            Place::Socket(_) => PATHS,
+            Place::Socket(_) | Place::Retired(..) => PATHS,
         };
         match path {
             "/healthz" => Response::new(StatusCode::OK, TEXT, "ok\n"),
@@ -198,6 +209,15 @@ fn answer(order: Result<Result<u64, Refused>, String>) -> Response {
         Ok(Err(Refused::Ending)) => Response::new(StatusCode::GONE, TEXT, "the gateway ends\n"),
         Err(problem) => Response::new(StatusCode::BAD_REQUEST, TEXT, format!("{problem}\n")),
     }
+}
+
+/// Answer of a socket that the settings have given up.
+fn moved(now: Option<&Path>) -> Response {
+    let text = match now {
+        Some(path) => format!("the admin socket is {} now\n", path.display()),
+        None => "the gateway's settings of today have no admin socket\n".to_owned(),
+    };
+    Response::new(StatusCode::GONE, TEXT, text)
 }
 
 fn json(value: &impl Serialize) -> Response {

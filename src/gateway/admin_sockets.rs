@@ -2,11 +2,13 @@
 //!
 //! Run-through: a gateway of root starts with the default settings, makes `/run/moorline` with mode 0700 and listens at
 //! `/run/moorline/admin-127.0.0.1-7080.sock` with mode 0600. A hot restart hands both sockets over. The last process of the
-//! series removes the path when it ends. Was it killed, the next start finds a path where nobody listens, and removes it.
+//! series removes the path when it ends. Have the settings another path, the one of before still answers for some seconds, so
+//! that who ordered the restart there reads its verdict. Was it killed, the next start finds a path where nobody listens, and removes it.
 
 use super::GatewayError;
-use crate::admin;
+use crate::admin::{self, RetiredSocket, Status};
 use crate::config::Config;
+use crate::metrics::Registry;
 use crate::sys::clock;
 use moorline_net::unix_socket;
 use nix::unistd::{Gid, Group, chown, geteuid};
@@ -16,6 +18,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Entries of the folder that one start looks at.
 const SWEPT_MAX: usize = 1024;
@@ -29,8 +32,16 @@ pub(super) struct AdminSockets {
     pub(super) address: Option<TcpListener>,
     /// `None`: not enabled, or the default path could not be used.
     pub(super) socket: Option<AdminSocket>,
-    /// Path of the process before this one that the settings do not want any more.
-    retired: Option<PathBuf>,
+    /// Socket of the process before this one that the settings do not want any more.
+    retired: Option<Retired>,
+}
+
+/// An inherited socket at a path that is given up.
+#[derive(Debug)]
+struct Retired {
+    listener: UnixListener,
+    group: Option<Gid>,
+    path: PathBuf,
 }
 
 /// The Unix socket for orders.
@@ -55,7 +66,12 @@ impl AdminSockets {
         address: Option<TcpListener>,
         socket: Option<UnixListener>,
     ) -> Result<Self, GatewayError> {
-        let old = socket.as_ref().and_then(path_of);
+        let old = match &socket {
+            Some(listener) => {
+                path_of(listener).map(|path| Retired::of(config, listener, path)).transpose()?
+            }
+            None => None,
+        };
         if !config.admin.enabled {
             return Ok(Self { retired: old, ..Self::default() });
         }
@@ -69,7 +85,7 @@ impl AdminSockets {
             TcpListener::bind(wanted).map_err(failed)?
         };
         let socket = AdminSocket::of(config, &address, socket)?;
-        let retired = old.filter(|old| socket.as_ref().is_none_or(|socket| socket.path != *old));
+        let retired = old.filter(|old| socket.as_ref().is_none_or(|socket| socket.path != old.path));
         Ok(Self { address: Some(address), socket, retired })
     }
 
@@ -81,11 +97,32 @@ impl AdminSockets {
         Ok(Some(admin::Listeners { address: address.try_clone()?, socket }))
     }
 
-    /// Notes that this process serves, and that the paths are its own. Returns the path that is not served any more, for
-    /// somebody to remove.
-    pub(super) fn own(&mut self) -> Option<PathBuf> {
+    /// Starts the server of the socket that is given up, paused; `None`: there is none.
+    ///
+    /// # Errors
+    /// The system's: no poll, no thread.
+    pub(super) fn retire(
+        &mut self,
+        status: &Arc<Status>,
+        metrics: &Arc<Registry>,
+    ) -> io::Result<Option<RetiredSocket>> {
+        let Some(Retired { listener, group, path }) = self.retired.take() else { return Ok(None) };
+        let now = self.socket.as_ref().map(|socket| socket.path.clone());
+        RetiredSocket::start((listener, group), path, now, status, metrics).map(Some)
+    }
+
+    /// Notes that this process serves, and that the path is its own.
+    pub(super) fn own(&mut self) {
         self.socket.iter_mut().for_each(|socket| socket.is_own = true);
-        self.retired.take()
+    }
+}
+
+impl Retired {
+    fn of(config: &Config, listener: &UnixListener, path: PathBuf) -> Result<Self, GatewayError> {
+        let listener =
+            listener.try_clone().map_err(GatewayError::system("keep the admin socket of before"))?;
+        // A group that does not exist any more gets nothing; the socket that is served is judged apart.
+        Ok(Self { listener, group: group(&config.admin.group).unwrap_or_default(), path })
     }
 }
 
@@ -324,8 +361,8 @@ mod tests {
         drop(AdminSockets::inherit(&config(b.clone()), None, Some(clone)).expect("bound"));
         assert_eq!((a.exists(), b.exists()), (true, false), "it did not take over");
         let mut moved = AdminSockets::inherit(&config(b.clone()), None, Some(old)).expect("bound");
-        let retired = moved.own().expect("the path of before");
-        assert_eq!((retired, b.exists()), (a, true));
+        moved.own();
+        assert_eq!((moved.retired.as_ref().map(|old| &old.path), b.exists()), (Some(&a), true));
         drop(moved);
     }
 }

@@ -8,7 +8,7 @@ use super::listening::{self, ChangedListener, ListeningSocket};
 use super::threads::Thread;
 use super::tls;
 use super::trust;
-use crate::admin::{Admin, Status};
+use crate::admin::{Admin, RetiredSocket, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
 use crate::messages::{DownlinkBatch, ShardSink, UplinkBatch};
@@ -53,6 +53,8 @@ pub(super) struct Gateway {
     pub(super) listeners: Vec<ListeningSocket>,
     pub(super) admin_sockets: AdminSockets,
     pub(super) admin: Option<Admin>,
+    /// Socket of the settings before; `None`: there is none.
+    pub(super) retired_socket: Option<Arc<RetiredSocket>>,
     pub(super) status: Arc<Status>,
     pub(super) metrics: Arc<Registry>,
     pub(super) door: Arc<Door>,
@@ -396,6 +398,7 @@ impl Gateway {
         for Thread { handle, .. } in self.worker_threads {
             _ = handle.join();
         }
+        self.retired_socket.iter().for_each(|socket| socket.end());
         if let Some(admin) = self.admin {
             admin.stop();
         }

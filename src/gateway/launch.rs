@@ -26,7 +26,6 @@ use socket2::SockRef;
 use std::io;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +42,8 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 const CLOSING_LOOK: Duration = Duration::from_millis(20);
 /// Connections at one listener of another kind that are served as before, at most; the others meet the new kind.
 const WAITING_MAX: usize = 4096;
+/// Time for which an admin socket that the settings have given up still answers.
+const RETIRED_TIME: Duration = Duration::from_secs(10);
 /// Longest wait for the supervisor and the pid file before the admin servers answer.
 const TOLD_MAX: Duration = Duration::from_millis(500);
 
@@ -72,16 +73,19 @@ struct Notifiers {
     ready_line: Notifier,
     /// Closes the listeners that the settings do not name any more; `None`: there are none.
     closing: Option<Notifier>,
+    /// Ends the admin socket that the settings do not name any more; `None`: there is none.
+    retiring: Option<Notifier>,
 }
 
 impl Notifiers {
-    fn start(left: &Leftovers) -> io::Result<Self> {
+    fn start(left: &Leftovers, is_retiring: bool) -> io::Result<Self> {
         let is_closing = !left.retired.is_empty();
         Ok(Self {
             supervisor: Notifier::start("notify")?,
             files: Notifier::start("pid-file")?,
             ready_line: Notifier::start("ready-line")?,
             closing: is_closing.then(|| Notifier::start("closing")).transpose()?,
+            retiring: is_retiring.then(|| Notifier::start("retiring")).transpose()?,
         })
     }
 }
@@ -91,7 +95,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The system refuses a thread or a descriptor.
-    pub(super) fn park(self, config: &Config) -> Result<Parked, GatewayError> {
+    pub(super) fn park(mut self, config: &Config) -> Result<Parked, GatewayError> {
         self.status.restarts.introduce(self.birth.epoch, config.handover.timeout);
         let (reactors, workers) = self.threads;
         let worker_threads = threads::start_paused(self.workers, workers, SectionKind::Worker)?;
@@ -99,12 +103,16 @@ impl Prepared {
         let shared = self.admin_sockets.share().map_err(GatewayError::system("share the admin sockets"))?;
         let spawn = |shared| admin::spawn(shared, &self.status, &self.metrics);
         let admin = shared.map(spawn).transpose().map_err(GatewayError::system("start the admin threads"))?;
-        let notifiers =
-            Notifiers::start(&self.left).map_err(GatewayError::system("start a thread for notifications"))?;
+        let retired = self.admin_sockets.retire(&self.status, &self.metrics);
+        let retired =
+            retired.map_err(GatewayError::system("start the thread of the admin socket of before"))?;
+        let notifiers = Notifiers::start(&self.left, retired.is_some())
+            .map_err(GatewayError::system("start a thread for notifications"))?;
         let gateway = Gateway {
             listeners: self.listeners,
             admin_sockets: self.admin_sockets,
             admin,
+            retired_socket: retired.map(Arc::new),
             status: self.status,
             metrics: self.metrics,
             door: self.door,
@@ -165,6 +173,16 @@ impl Parked {
         self.left.changed.iter().map(admit).collect()
     }
 
+    /// Says where the admin socket is now, for people; `None`: where it was.
+    pub(super) fn moved_socket(&self) -> Option<String> {
+        let before = self.gateway.retired_socket.as_ref()?.path().display();
+        let still = format!("{before} answers for {} s more", RETIRED_TIME.as_secs());
+        Some(match self.gateway.admin.as_ref().and_then(Admin::socket) {
+            Some(now) => format!("the admin socket is {now} now; {still}"),
+            None => format!("the settings have no admin socket any more; {still}"),
+        })
+    }
+
     /// Has all threads run. Nothing here fails or blocks.
     pub(super) fn resume(&self) {
         let unix_base_nanos = unix_base(&self.gateway.clock);
@@ -176,7 +194,7 @@ impl Parked {
     /// main one, and nobody else tells it. `end`: of the time before.
     pub(super) fn tell(self, is_main: bool, end: End) -> Gateway {
         let Self { mut gateway, left, pid_file, notifiers, .. } = self;
-        let Notifiers { supervisor, files, ready_line, closing } = notifiers;
+        let Notifiers { supervisor, files, ready_line, closing, retiring } = notifiers;
         // Closed when both parties have been told.
         let (telling, told) = bounded::<()>(0);
         let (notifying, door) = (telling.clone(), Arc::clone(&gateway.door));
@@ -196,11 +214,17 @@ impl Parked {
                 door.set_shared(Holder::Old, false);
             }
         });
-        let path = gateway.admin_sockets.own();
+        gateway.admin_sockets.own();
+        if let (Some(retiring), Some(retired)) = (retiring, gateway.retired_socket.clone()) {
+            retired.open();
+            retiring.tell(move || {
+                std::thread::park_timeout(RETIRED_TIME);
+                retired.end();
+            });
+        }
         files.tell(move || {
             failpoint::reach("new.pid_file");
             pid_file.write(std::process::id());
-            path.into_iter().for_each(|path| remove(&path));
             drop(telling);
         });
         told.recv_timeout(TOLD_MAX).ok();
@@ -262,12 +286,6 @@ impl Gateway {
             std::process::id()
         )
     }
-}
-
-/// Removes the path of the process before this one.
-fn remove(path: &PathBuf) {
-    tracing::info!(path = %path.display(), "the admin socket has another path now");
-    std::fs::remove_file(path).ok();
 }
 
 /// Lets in the clients that wait at addresses that are given up, and gives the addresses up: the process before has the

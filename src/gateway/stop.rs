@@ -192,6 +192,8 @@ impl Supervisor {
         let Self { gateway, settings, .. } = self;
         let status = &gateway.status;
         let number = status.restarts.begin();
+        // The new process may bind that path.
+        gateway.retired_socket.iter().for_each(|socket| socket.end());
         self.finish_orders(signals);
         let binary = match &order.target {
             Target::Again => String::new(),

@@ -96,9 +96,9 @@ fn the_admin_address_the_backlog_and_the_name_are_those_of_the_settings_or_said_
     let mut client = Client::login(port, "alice", "d");
     let old = series.pid();
     settings(second, 7, "two");
-    // The socket has the name of the address, so the command cannot find it at the old one.
-    let (code, _, error) = run(&["upgrade", "--admin", &first.to_string()]);
-    assert!(code == Some(0) || error.contains("no admin socket there"), "{code:?} {error}");
+    // The socket has the name of the address; the command reads its verdict at the old one.
+    let (code, said, error) = run(&["upgrade", "--admin", &first.to_string()]);
+    assert!(code == Some(0) && said.contains("the admin socket is"), "{code:?} {said} {error}");
     until("another process serves", || (series.pid() != old).then_some(()));
     client.beat(30);
     series.gateway.admin = second;
@@ -119,4 +119,51 @@ fn the_admin_address_the_backlog_and_the_name_are_those_of_the_settings_or_said_
         Some(_) => until("the backlog is the new one", || (queue() == Some(7)).then_some(())),
         None => crate::skipped("no `ss` on this machine"),
     }
+}
+
+#[test]
+fn an_upgrade_that_moves_or_disables_the_admin_socket_is_told_by_the_socket_of_before() {
+    let backend = Backend::start();
+    let file = TempFile::new("");
+    let (port, admin) = (free(), free());
+    let folder = TempFile::new("");
+    let [a, b] = ["a", "b"].map(|name| folder.path().with_extension(name));
+    let settings = |more: &str| {
+        let text = format!(
+            "[listener]\naddress = \"{port}\"\n[backend]\nendpoints = [\"{}\"]\n[auth]\nmode = \"dev\"\n\
+             [admin]\naddress = \"{admin}\"\n{more}\n",
+            backend.address
+        );
+        std::fs::write(file.path(), text).expect("our file");
+    };
+    let at = |path: &std::path::Path| format!("socket = \"{}\"", path.display());
+    settings(&at(&a));
+    let pid_file = TempFile::new("");
+    let arguments = [
+        "run",
+        "-c",
+        file.path().to_str().expect("text"),
+        &format!("--set=handover.pid_file={}", pid_file.path().display()),
+    ];
+    let gateway = crate::gateway::Gateway::of_command(crate::process::program(&arguments));
+    let _series = Series::of(gateway, pid_file);
+    let mut client = Client::login(port, "alice", "d");
+    let ask = |command: &str, path: &std::path::Path| run(&[command, "--admin", &path.display().to_string()]);
+    // Back at once, while the socket of before still answers.
+    for (before, after) in [(&a, &b), (&b, &a)] {
+        settings(&at(after));
+        let (code, said, error) = ask("upgrade", before);
+        let moved = format!("the admin socket is {} now", after.display());
+        assert!(code == Some(0) && said.contains(&moved), "{code:?} {said} {error}");
+        client.beat(30);
+        let (code, _, error) = ask("status", before);
+        assert!(code == Some(1) && error.contains(&moved), "{code:?} {error}");
+        assert_eq!(ask("status", after).0, Some(0));
+    }
+    settings("enabled = false");
+    let (code, said, error) = ask("upgrade", &a);
+    assert!(code == Some(0) && said.contains("no admin socket any more"), "{code:?} {said} {error}");
+    client.beat(30);
+    assert!(!b.exists(), "an upgrade removes what the one before had left");
+    until("the socket is gone in the end", || (!a.exists()).then_some(()));
 }

@@ -333,6 +333,10 @@ impl Takeover<'_> {
                 tracing::warn!(detail, "the kind of a listener has changed");
                 last.steps.push(Step { name: "kind".into(), seconds: 0.0, detail });
             }
+            if let Some(detail) = parked.moved_socket() {
+                tracing::info!(detail, "the admin socket has moved");
+                last.steps.push(Step { name: "socket".into(), seconds: 0.0, detail });
+            }
             for detail in parked.left.kept.iter().cloned() {
                 tracing::warn!(detail, "a setting does not count until a full restart");
                 last.steps.push(Step { name: "kept".into(), seconds: 0.0, detail });
