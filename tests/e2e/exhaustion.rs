@@ -1,7 +1,7 @@
 //! The gateway runs out of file descriptors, or of readers of its log: accepting rests, nothing else does.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::Process;
+use crate::process::{Process, run};
 use crate::raw::{Client, hello};
 use moorline::sys::clock;
 use moorline_proto::message::client::Code;
@@ -71,6 +71,25 @@ fn without_descriptors_accepting_rests_and_then_goes_on() {
     gateway.until_at_least("accept_pauses_total", 1);
     gateway.until_sessions(NEWCOMERS as u64 + 1);
     crate::until("it says so", || gateway.process.log().contains("accept paused").then_some(()));
+}
+
+#[test]
+fn health_and_orders_are_answered_without_a_free_descriptor() {
+    let gateway = Gateway::alone(&[]);
+    let open = gateway.process.descriptors();
+    let soft = (0..).filter(|number| !open.contains(number)).next().expect("numbers do not end");
+    let hard = hard_limit(&gateway.process);
+    if limit_files(&gateway.process, soft.into(), hard).is_none() {
+        return;
+    }
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/healthz"), (200, "ok\n".to_owned()));
+        let (code, said, error) = run(&["status", "--admin", &gateway.admin.to_string()]);
+        assert!(code == Some(0) && said.contains("connections 0"), "{code:?} {said} {error}");
+    }
+    let (code, _, error) = run(&["upgrade", "--admin", &gateway.admin.to_string()]);
+    assert!(code == Some(1) && error.contains("rolled back"), "{code:?} {error}");
+    assert_eq!(gateway.get("/healthz").0, 200);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use super::connection::{Shared, Watch, refuse, serve};
 use super::socket::{self, Socket};
 use super::tls::Tls;
 use super::{Event, Order, Refusal, Request, Response, Settings};
+use nix::errno::Errno;
+use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -51,6 +53,8 @@ pub(super) struct Accepting<F, E> {
     pause: Option<Pin<Box<Sleep>>>,
     /// Failed accepts since the start.
     failures: u64,
+    /// Descriptor that is closed for a connection when the process has no other. `None`: a connection has it.
+    spare: Option<File>,
 }
 
 impl<F, A, E> Accepting<F, E>
@@ -75,6 +79,7 @@ where
             open: Vec::new(),
             pause: None,
             failures: 0,
+            spare: spare(),
         }
     }
 
@@ -89,12 +94,19 @@ where
                 Input::Order(Some(Order::Resume)) => self.is_paused = false,
                 Input::Order(Some(Order::Stop) | None) => break,
                 Input::Accepted(Ok(socket)) => self.admit_over(socket),
+                Input::Accepted(Err(error)) if is_want_of_descriptor(&error) && self.spare.is_some() => {
+                    self.spare = None; // and the next accept has it
+                }
                 Input::Accepted(Err(error)) => self.handle_accept_failure(&error),
                 Input::Ended(ended) => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
                     self.open.retain(|open| open.task.id() != id);
+                    self.spare = self.spare.take().or_else(spare);
                 }
-                Input::Continue => self.pause = None,
+                Input::Continue => {
+                    self.pause = None;
+                    self.spare = self.spare.take().or_else(spare); // another thread may have had it first
+                }
             }
         }
         self.close_idle();
@@ -144,6 +156,9 @@ where
             return;
         }
         let watch = Rc::new(Watch::new(limits, is_full));
+        if self.spare.is_none() {
+            watch.close_after_answer(); // the next one needs its descriptor
+        }
         let serving = serve(socket, Rc::clone(&watch), Rc::clone(&self.shared));
         self.open.push(Open { task: self.tasks.spawn_local(serving), watch });
     }
@@ -177,4 +192,14 @@ where
         }
         self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
     }
+}
+
+/// Opens a descriptor that can be given up; `None`: the process has none.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// Returns true if the process, or the system, has no descriptor for a connection.
+fn is_want_of_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
