@@ -7,7 +7,7 @@
 use super::admin::Running;
 use super::{Failure, settings};
 use crate::admin::likely_sockets;
-use crate::config::Config;
+use crate::config::{Config, SCHEMA};
 use clap::Args;
 use crossbeam_channel::bounded;
 use moorline_net::http::Address;
@@ -61,6 +61,10 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((_, rest)) = text.split_once("://") {
+            let place = rest.split('/').next().unwrap_or(rest);
+            return Err(format!("expected host:port or the path of a Unix socket, not a URL; write {place}"));
+        }
         let wrong = |_| "expected host:port, or the path of a Unix socket with a slash in it".to_owned();
         match text.parse() {
             Ok(address) => Ok(Self::Address(address)),
@@ -122,7 +126,11 @@ struct Wanted {
 
 impl Wanted {
     /// Reads the variables by which the gateway may have got its settings.
+    ///
+    /// # Errors
+    /// A variable that no setting has, such as one with a misspelt name, or a value that is no address.
     fn of_environment() -> Result<Self, Failure> {
+        settings::refuse_strays(&SCHEMA.strays(&SCHEMA, settings::variables()))?;
         let path = |name| std::env::var_os(name).map(PathBuf::from).unwrap_or_default();
         let wrong =
             |text: &str| Failure::Usage(format!("MOORLINE__ADMIN__ADDRESS: expected IP:port, not {text:?}"));
@@ -231,6 +239,8 @@ mod tests {
         for text in ["127.0.0.1:7080", "[::1]:7080", "/run/moorline/admin.sock", "localhost:7080"] {
             assert_eq!(text.parse::<Place>().map(|place| place.to_string()).as_deref(), Ok(text));
         }
+        let said = "http://127.0.0.1:7080/v1".parse::<Place>().expect_err("a URL");
+        assert!(said.ends_with("write 127.0.0.1:7080"), "{said}");
         for text in ["localhost", "7080", "localhost:", "10.0.0:7080", ""] {
             let said = text.parse::<Place>().expect_err("no place");
             assert!(said.contains("expected host:port"), "{said}");

@@ -149,6 +149,10 @@ pub fn main() -> ExitCode {
     if let Some(code) = gateway::guard_if_asked() {
         return code;
     }
+    if let Err(problem) = limits::check_stack() {
+        note(&format!("moorline: {problem}"));
+        return ExitCode::FAILURE;
+    }
     let command = Arguments::parse().command;
     if matches!(command, Command::Run { .. } | Command::Backend(_) | Command::Dev(_) | Command::Demo(_)) {
         // What a service writes is for its user alone: stores, logs, sockets.

@@ -20,6 +20,24 @@ pub fn free_files() -> std::io::Result<u64> {
     Ok(soft.saturating_sub(open.count() as u64))
 }
 
+/// Least stack of the main thread, in bytes. Other threads have stacks of their own.
+const STACK_BYTES_MIN: u64 = 512 << 10;
+
+/// Refuses a limit of the stack with which the system would end this process in the middle of its work.
+///
+/// # Errors
+/// The limit, with its name and what to set.
+pub fn check_stack() -> Result<(), String> {
+    match getrlimit(Resource::RLIMIT_STACK) {
+        Ok((soft, _)) if soft < STACK_BYTES_MIN => Err(format!(
+            "cannot run with a stack of {} KiB (RLIMIT_STACK): set it to {} KiB or more (ulimit -s, LimitSTACK=)",
+            soft >> 10,
+            STACK_BYTES_MIN >> 10
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Has a write beyond the limit of a file's length (RLIMIT_FSIZE) fail; the system would end this process otherwise.
 #[allow(unsafe_code)]
 pub fn survive_file_limit() {
