@@ -66,12 +66,13 @@ impl PidFile {
     /// Replaces the file in one step, so that a reader never sees half of a number.
     pub(in crate::gateway) fn write(&self, pid: u32) {
         let Some(path) = &self.path else { return };
+        let new = new_name(path);
         let write = || -> io::Result<()> {
-            let new = new_name(path);
             create(&new)?.write_all(format!("{pid}\n").as_bytes())?;
             std::fs::rename(&new, path)
         };
         if let Err(error) = write() {
+            std::fs::remove_file(&new).ok();
             tracing::warn!(%error, pid_file = %path.display(), "cannot write the pid file (handover.pid_file)");
         }
     }
@@ -104,6 +105,10 @@ mod tests {
         pid_file.write(8);
         assert_eq!(std::fs::read_to_string(folder.join("pid")).expect("written"), "8\n");
         assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1);
+        std::fs::remove_file(folder.join("pid")).expect("ours");
+        std::fs::create_dir(folder.join("pid")).expect("a folder that no file replaces");
+        pid_file.write(9);
+        assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1, "nothing half done is left");
         std::fs::remove_dir_all(&folder).expect("ours");
         let said = pid_file.try_out().expect_err("the folder is gone");
         assert!(said.contains("handover.pid_file") && said.contains("No such file"), "{said}");
