@@ -138,6 +138,7 @@ impl Disk {
             identity::mark_copy(folder).map_err(file_error("mark the copy in", folder))?;
         }
         drop(Self::open(folder, config, Durability::Disk, || ())?);
-        Self::verify(folder, config)
+        let unverified = |cause| DiskError::Unverified { folder: folder.to_owned(), cause: Box::new(cause) };
+        Self::verify(folder, config).map_err(unverified)
     }
 }

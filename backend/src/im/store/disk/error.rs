@@ -112,6 +112,17 @@ pub enum DiskError {
         /// Name of what is missing or wrong.
         problem: String,
     },
+    /// The restored store opened, and could not be read through.
+    #[error(
+        "the backup is restored into {}, but it could not be verified: {cause}; run `moorline backend verify` when that is mended",
+        folder.display()
+    )]
+    Unverified {
+        /// Folder of the store.
+        folder: PathBuf,
+        /// Cause, of the verification.
+        cause: Box<DiskError>,
+    },
     /// A backup is to be put where a store is.
     #[error(
         "cannot restore into {}: there is a store; move `{}/database` away, and leave `sequences` there if it is the newest",
