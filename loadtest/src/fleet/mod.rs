@@ -167,7 +167,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
                     }
                 }
             }
-            self.start_clients(now)?;
+            self.start_clients(now);
             self.beat(now);
             self.clients.send_due_acks(now);
             self.scenario.on_time(&mut self.clients, now);
@@ -225,22 +225,17 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         self.heard = heard;
     }
 
-    fn start_clients(&mut self, now: Instant) -> Result<(), Failure> {
+    fn start_clients(&mut self, now: Instant) {
         for _ in 0..RETURNS_PER_TURN {
             let Some(who) = self.returns.take_due(now) else { break };
             self.start(who, now);
         }
         if self.stage.phase() != Phase::Ramp {
-            return Ok(());
+            return;
         }
         while let Some(who) = self.ramp.take_due(now, self.clients.counts.under_way) {
             self.start(who, now);
-            let counts = &self.clients.counts;
-            if self.clients.is_nobody_in() && counts.not_in + counts.tries_in_vain >= FAILED_CONNECTS_MAX {
-                return Err(self.unreachable());
-            }
         }
-        Ok(())
     }
 
     fn start(&mut self, who: u32, now: Instant) {
@@ -366,8 +361,12 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         Ok(())
     }
 
-    /// Ends the run if the server refuses each login, which trying again does not change.
+    /// Ends the run if nobody answers, or if the server refuses each login, which trying again does not change.
     fn check_logins(&self) -> Result<(), Failure> {
+        let counts = &self.clients.counts;
+        if self.clients.is_nobody_in() && counts.not_in + counts.tries_in_vain >= FAILED_CONNECTS_MAX {
+            return Err(self.unreachable());
+        }
         let refusals_max = self.plan.clients.min(FAILED_CONNECTS_MAX);
         self.refused(refusals_max).map_or(Ok(()), Err)
     }
