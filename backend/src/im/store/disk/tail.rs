@@ -177,7 +177,7 @@ impl Judge<'_> {
             }
             // Nothing but the engine's own batches may lie between the last commit and the mark.
             let last_commit = batch.commits.or(self.last.commits);
-            self.is_met |= self.end().filter(is_marked).is_some()
+            self.is_met |= self.end().is_some_and(|end| is_marked(&end))
                 && self.mark.zip(last_commit).is_none_or(|(mark, last)| mark.commits == last);
             self.last = Last { seqno: Some(batch.seqno), commits: batch.commits.or(self.last.commits) };
             at = batch.end;
