@@ -140,12 +140,12 @@ impl NewProcess {
 
     /// Returns the problem of a process that has ended; `None`: it lives.
     pub(super) fn end(&mut self) -> Option<String> {
+        // Before its words are read: it tells the exit status and ends then. But it may have been killed.
+        let is_unguarded = !matches!(self.guard.try_wait(), Ok(None));
         if let Ok(Some(line)) = next_line(&self.talk, &mut self.heard) {
             let status = line.strip_prefix("ended ").unwrap_or(&line);
             return Some(format!("the new process ended with {status}"));
         }
-        // The guard tells more, in a moment; but it may have been killed.
-        let is_unguarded = !matches!(self.guard.try_wait(), Ok(None));
         (is_unguarded && self.process.has_ended()).then(|| "the new process ended".to_owned())
     }
 
