@@ -16,8 +16,8 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(50);
 /// Longest `handover.timeout`, in milliseconds.
 const TIMEOUT_MAX_MS: u64 = 600_000;
-/// Beyond the restart's own deadline.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Beyond the restart's own deadline, on a machine that is busy with something else. A gateway that ends is noticed at once.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct UpgradeArgs {
