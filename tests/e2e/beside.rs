@@ -1,6 +1,6 @@
 //! Two people who chat in lock-step while something else happens to their gateway.
 
-use crate::raw::{Client, message};
+use crate::raw::{Acks, Client, message};
 use moorline::sys::clock;
 use moorline_proto::message::client::Code;
 use std::net::SocketAddr;
@@ -129,4 +129,37 @@ fn chat(
     let [ann, ben] = pair.map(|client| client.heard.pushes.len() as u64);
     assert_eq!((ann + ben, repeats), (report.messages, 0), "each message came once");
     report
+}
+
+/// Clients in a thread of their own that answer PINGs and acknowledge nothing: what is for them waits in the gateway, for as
+/// long as a busy machine takes.
+pub(crate) struct Silent {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Client>>,
+}
+
+impl Silent {
+    pub(crate) fn start(mut clients: Vec<Client>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&stop);
+        clients.iter_mut().for_each(|client| client.acks = Acks::Withheld);
+        let thread = std::thread::spawn(move || {
+            while !is_over.load(Ordering::SeqCst) {
+                for client in &mut clients {
+                    client.listen(Duration::from_millis(1));
+                    client.answer_pings();
+                }
+            }
+            clients
+        });
+        Self { stop, thread }
+    }
+
+    /// Returns the clients, which acknowledge everything now.
+    pub(crate) fn finish(self) -> Vec<Client> {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut clients = self.thread.join().expect("they hear nothing wrong");
+        clients.iter_mut().for_each(Client::acknowledge);
+        clients
+    }
 }

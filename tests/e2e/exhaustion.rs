@@ -77,7 +77,7 @@ fn without_descriptors_accepting_rests_and_then_goes_on() {
 fn health_and_orders_are_answered_without_a_free_descriptor() {
     let gateway = Gateway::alone(&[]);
     let open = gateway.process.descriptors();
-    let soft = (0..).find(|number| !open.contains(number)).expect("numbers do not end");
+    let soft = (0..u32::MAX).find(|number| !open.contains(number)).expect("numbers do not end");
     let hard = hard_limit(&gateway.process);
     if limit_files(&gateway.process, soft.into(), hard).is_none() {
         return;

@@ -2,7 +2,7 @@
 //!
 //! Wrong ones are shell scripts that speak the handover's lines: honest up to a step, and then not.
 
-use crate::beside::Chat;
+use crate::beside::{Chat, Silent};
 use crate::gateway::{Backend, Gateway};
 use crate::process::{TempFile, is_alive, run};
 use crate::raw::{Acks, Client, bytes_of, hello, message, send_frame};
@@ -168,12 +168,14 @@ fn bytes_that_were_queued_before_are_not_carried_in_the_pause() {
     let (each, size) = (32, 16 << 10);
     let address = series.gateway.listener;
     let mut alice = Client::login(address, "alice", "d");
-    let mut silent: Vec<Client> =
+    let silent: Vec<Client> =
         (0..50).map(|number| Client::login(address, &format!("silent-{number}"), "d")).collect();
+    let count = silent.len();
+    let silent = Silent::start(silent);
     let mut key = 0;
     let payload = |number: usize| [&number.to_be_bytes()[..], &vec![7; size]].concat();
     for number in 1..=each {
-        for to in 0..silent.len() {
+        for to in 0..count {
             key += 1;
             assert_eq!(alice.tell(key, &format!("silent-{to}"), &payload(number)).code(), Code::Ok);
         }
@@ -195,7 +197,7 @@ fn bytes_that_were_queued_before_are_not_carried_in_the_pause() {
         .collect();
     let few = carried.iter().filter(|bytes| **bytes < queued / 5).count();
     assert!(few >= 2, "{queued} were queued, the pauses carried {carried:?}");
-    for client in &mut silent {
+    for client in &mut silent.finish() {
         client.until("all of it", |heard| heard.pushes.len() == each);
         let whole =
             (1..=each).zip(&client.heard.pushes).all(|(number, push)| push.payload == payload(number));

@@ -261,7 +261,7 @@ fn either_process_may_be_stopped_for_a_while_at_any_step() {
 #[test]
 fn what_the_system_refuses_or_a_snapshot_that_is_damaged_ends_in_the_old_process() {
     let backend = Backend::start();
-    let series = Series::start(&backend, &[]);
+    let series = Series::start(&backend, &["handover.quiesce_timeout=500ms"]);
     let chat = Chat::start(series.gateway.listener);
     let pid = series.pid();
     for (faults, problem) in [
@@ -292,7 +292,7 @@ fn what_the_system_refuses_or_a_snapshot_that_is_damaged_ends_in_the_old_process
 #[test]
 fn a_worker_that_is_stuck_for_ten_seconds_is_waited_for_and_nothing_is_lost() {
     let backend = Backend::start();
-    let series = Series::start(&backend, &["backend.up_timeout=30s"]);
+    let series = Series::start(&backend, &["backend.up_timeout=30s", "handover.quiesce_timeout=500ms"]);
     let mut alice = Client::login(series.gateway.listener, "alice", "d");
     let mut bob = Client::login(series.gateway.listener, "bob", "d");
     let stuck = if soak::is_long() { 10_000 } else { 2_000 };

@@ -192,26 +192,3 @@ fn a_drain_that_is_ordered_during_a_restart_is_carried_out() {
     assert_ne!(series.pid(), old);
     assert_eq!(series.gateway.get("/readyz").0, 503, "the one that serves drains");
 }
-
-#[test]
-fn an_upgrade_that_takes_the_admin_socket_away_is_told() {
-    let backend = Backend::start();
-    let file = TempFile::new("");
-    let settings = |more: &str| {
-        let text = format!(
-            "[listener]\naddress = \"127.0.0.1:0\"\n[backend]\nendpoints = [\"{}\"]\n[auth]\nmode = \"dev\"\n{more}",
-            backend.address
-        );
-        std::fs::write(file.path(), text).expect("our file");
-    };
-    settings("");
-    let series = Series::start_file(file.path());
-    settings("[admin]\nenabled = false\n");
-    let admin = series.gateway.admin.to_string();
-    let old = series.pid();
-    let (code, error, _) = beside(&["upgrade", "--admin", &admin], || {
-        until("another process serves", || (series.pid() != old).then_some(()));
-    });
-    assert_eq!(code, Some(1), "{error}");
-    assert!(error.contains("no admin socket there"), "{error}");
-}

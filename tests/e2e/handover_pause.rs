@@ -1,7 +1,7 @@
 //! Pause of a hot restart beside clients that do not read. The long form (`MOORLINE_SOAK_SECONDS=1000`, with `--release`)
 //! takes the counts of `docs/handover.md` and prints the figures.
 
-use crate::beside::Chat;
+use crate::beside::{Chat, Silent};
 use crate::gateway::Backend;
 use crate::raw::{Client, message};
 use crate::series::Series;
@@ -20,7 +20,7 @@ struct Stage {
     name: &'static str,
     /// Clients that are logged in and hear nothing.
     idle: usize,
-    /// Clients that do not read.
+    /// Clients that acknowledge nothing.
     silent: usize,
     /// Messages for each of them.
     messages: usize,
@@ -97,7 +97,7 @@ fn measure(stage: &Stage) -> String {
         (0..count).map(|number| Client::login(address, &format!("{name}-{number}"), "d")).collect()
     };
     let mut idle = login("idle", stage.idle);
-    let mut silent = login("silent", stage.silent);
+    let silent = Silent::start(login("silent", stage.silent));
     std::thread::scope(|scope| {
         (0..SENDERS).for_each(|sender| _ = scope.spawn(move || send_all(address, sender, stage)));
     });
@@ -130,7 +130,7 @@ fn measure(stage: &Stage) -> String {
         chat.finish().slowest
     )
     .expect("memory");
-    read_all(&mut silent, stage);
+    read_all(&mut silent.finish(), stage);
     idle.iter_mut().step_by(100).for_each(|client| client.beat(30));
     figures
 }

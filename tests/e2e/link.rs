@@ -262,8 +262,13 @@ fn without_a_reason_to_believe_anybody_nothing_starts() {
         format!("{key}=\"{}\"", file.path().display())
     };
     let backend = ["backend", "--set", "listen=127.0.0.1:0", "--set", "link.unproven=refuse", "--set"];
-    let gateway =
-        ["run", "--set", "auth.mode=dev", "--set", "gateway.id=g2", "--set", "backend.unproven=refuse"];
+    let gateway = [
+        "run",
+        "--set=auth.mode=dev",
+        "--set=gateway.id=g2",
+        "--set=backend.unproven=refuse",
+        "--set=admin.address=127.0.0.1:0",
+    ];
     let said = |arguments: &[&str]| {
         let (code, _, said) = run(arguments);
         assert_eq!(code, Some(2), "{said}");

@@ -330,7 +330,7 @@ fn a_node_without_its_name_in_the_certificate_is_refused_and_so_is_who_shows_non
     let own = ca.issue(&["g1", "g3"]);
     // The gateway itself sees that its certificate is of another node.
     let sets = gateway_sets(&own, &ca);
-    let mut arguments = vec!["run", "--set", "auth.mode=dev"];
+    let mut arguments = vec!["run", "--set=auth.mode=dev", "--set=admin.address=127.0.0.1:0"];
     sets.iter().for_each(|set| arguments.extend(["--set", set.as_str()]));
     arguments.extend(["--set", "gateway.id=g2"]);
     let (code, _, said) = run(&arguments);

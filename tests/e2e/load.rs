@@ -39,9 +39,21 @@ pub(crate) fn run(arguments: &str, more: &[&str], target: SocketAddr) -> (i32, s
     (output.status.code().expect("it ends by itself"), report)
 }
 
+/// Share of the processors' time in which others leave none for a test.
+const BUSY: f64 = 0.9;
+
 pub(crate) fn is_clean(code: i32, report: &serde_json::Value) -> bool {
     let integrity = report["integrity"].as_object().expect("a report");
-    matches!(code, 0 | SATURATED) && integrity.values().all(|count| *count == 0)
+    (matches!(code, 0 | SATURATED) || is_cut(report)) && integrity.values().all(|count| *count == 0)
+}
+
+/// True if the machine was so busy that a hot restart outlasted the run, and nothing else went wrong.
+fn is_cut(report: &serde_json::Value) -> bool {
+    let is_busy = report["generator"]["machine"]["busy"].as_f64().is_some_and(|busy| busy > BUSY);
+    let notes = report["notes"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_cut =
+        |note: &serde_json::Value| note.as_str().is_some_and(|note| note.contains("did not end in time"));
+    is_busy && !notes.is_empty() && notes.iter().all(is_cut)
 }
 
 #[test]

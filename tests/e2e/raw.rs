@@ -261,6 +261,19 @@ impl Client {
         self.until("PONG", |heard| heard.pongs >= wanted);
     }
 
+    /// Answers the PINGs that came, with an ack of nothing.
+    pub(crate) fn answer_pings(&mut self) {
+        for _ in std::mem::take(&mut self.heard.pings) {
+            self.try_put(&Frame::new(Command::Ack, Bytes::new()).with_ack(0));
+        }
+    }
+
+    /// Acknowledges all that came, and each frame from now on.
+    pub(crate) fn acknowledge(&mut self) {
+        self.acks = Acks::Prompt;
+        self.put(&Frame::new(Command::Ack, Bytes::new()).with_ack(self.last_seq));
+    }
+
     /// Waits for the end, and for the end of the bytes behind CLOSE or KICK.
     pub(crate) fn end(&mut self) -> End {
         let deadline = clock::now() + PATIENCE;

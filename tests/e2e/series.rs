@@ -9,6 +9,9 @@ use nix::unistd::Pid;
 use std::path::Path;
 use std::process::Command;
 
+/// Times of a restart that no busy machine exceeds.
+const UNHURRIED: [&str; 3] = ["handover.timeout=5m", "handover.quiesce_timeout=5s", "handover.pause_max=1m"];
+
 /// A gateway through its restarts: the process that serves is ended with the test.
 pub(crate) struct Series {
     pub(crate) gateway: Gateway,
@@ -39,7 +42,8 @@ impl Series {
             format!("backend.endpoints={}", backend.address),
         ];
         // Later ones win.
-        let mut command = Gateway::command(&[&[own[0].as_str(), own[1].as_str()], sets].concat());
+        let mut command =
+            Gateway::command(&[&UNHURRIED[..], &[own[0].as_str(), own[1].as_str()], sets].concat());
         command.env(moorline::failpoint::VARIABLE, faults.path());
         let gateway = start(command);
         gateway.until_ready();
@@ -61,7 +65,8 @@ impl Series {
             "--set=admin.address=127.0.0.1:0".to_owned(),
             format!("--set=handover.pid_file={}", pid_file.path().display()),
         ];
-        let mut command = program(&sets);
+        let unhurried = UNHURRIED.map(|set| format!("--set={set}"));
+        let mut command = program(&[&sets[..], &unhurried].concat());
         command.env(moorline::failpoint::VARIABLE, faults.path());
         change(&mut command);
         let gateway = Gateway::of_command(command);

@@ -149,7 +149,7 @@ fn large_messages_and_slow_readers_are_whole_over_tls_and_websockets() {
 
 #[test]
 fn records_and_messages_may_come_byte_by_byte_over_restarts() {
-    let world = World::start();
+    let world = World::start_with("[limits]\nhandshake_timeout = \"5m\"\n");
     for kind in ["tls", "ws", "wss"] {
         let mut stream = world.connect(kind);
         let mut tunnel = world.tunnel(kind, &mut stream);
