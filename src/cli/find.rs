@@ -128,7 +128,7 @@ impl Wanted {
     /// Reads the variables by which the gateway may have got its settings.
     ///
     /// # Errors
-    /// A variable that no setting has, such as one with a misspelt name, or a value that is no address.
+    /// A variable that is misspelt does nothing, or `admin.address` cannot be read.
     fn of_environment() -> Result<Self, Failure> {
         settings::refuse_strays(&SCHEMA.strays(&SCHEMA, settings::variables()))?;
         let path = |name| std::env::var_os(name).map(PathBuf::from).unwrap_or_default();
