@@ -184,36 +184,39 @@ fn main() {
         std::mem::swap(&mut peer, &mut peer_of);
         for length in [128, 1024] {
             let text = vec![7; length];
-            bench(&format!("seal {length} bytes"), 2_000, || {
-                out.clear();
-                records.seal(&[black_box(&text)], &mut out).expect("owner");
-            });
-            bench(&format!("seal {length} bytes, key made anew"), 2_000, || {
-                out.clear();
+            for is_kept in [true, false] {
+                let anew = if is_kept { "" } else { ", key made anew" };
                 records.cool();
-                records.seal(&[black_box(&text)], &mut out).expect("owner");
-            });
-            for is_cool in [false, true] {
+                if is_kept {
+                    records.keep();
+                }
+                bench(&format!("seal {length} bytes{anew}"), 2_000, || {
+                    out.clear();
+                    records.seal(&[black_box(&text)], &mut out).expect("owner");
+                });
+            }
+            for is_kept in [true, false] {
                 // The other end seals as many as are opened.
                 let mut wire = Vec::new();
                 let mut nanos = Vec::new();
                 let (mut records, _) = shake(&ends);
                 let mut peer = mirror(&mut records);
+                peer.keep();
+                if is_kept {
+                    records.keep();
+                }
                 for _ in 0..SAMPLES {
                     wire.clear();
                     (0..2_000).for_each(|_| peer.seal(&[&text], &mut wire).expect("owner"));
                     let record = length + 22;
                     let begun = Time::now();
                     for wire in wire.chunks_mut(record) {
-                        if is_cool {
-                            records.cool();
-                        }
                         let opened = records.open(wire, Instant::ZERO);
                         assert_eq!(opened.plain.len(), length);
                     }
                     nanos.push(begun.elapsed().as_secs_f64() * 1e9 / 2_000.0);
                 }
-                let anew = if is_cool { ", key made anew" } else { "" };
+                let anew = if is_kept { "" } else { ", key made anew" };
                 print(&format!("open {length} bytes{anew}"), nanos);
             }
         }

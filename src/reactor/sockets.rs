@@ -130,7 +130,7 @@ impl Sockets {
         let Some((stream, layer)) = self.streams.pair(key) else { return Ok(Reading::Blocked) };
         let Some(layer) = layer else { return Ok(stream.read(block)?) };
         let reading = layer.read(stream, block, self.now);
-        if layer.is_warm() {
+        if layer.has_keys() {
             self.warm.note(key, self.now, &mut self.streams);
         }
         self.layer_faults += u64::from(matches!(reading, Err(LayerError::Tls(_) | LayerError::WebSocket(_))));
@@ -156,7 +156,10 @@ impl Sockets {
         }
     }
 
-    fn put(&mut self, key: ConnKey, socket: Socket, registered: io::Result<()>) -> bool {
+    fn put(&mut self, key: ConnKey, mut socket: Socket, registered: io::Result<()>) -> bool {
+        if let Some(layer) = &mut socket.layer {
+            layer.cool(); // another reactor may have warmed it
+        }
         let wants_read = socket.layer.as_ref().is_some_and(Layer::wants_read);
         self.streams.insert(key, socket);
         if wants_read {
@@ -189,11 +192,11 @@ impl shard::Sockets for Sockets {
         if self.write_block.is_empty() {
             return Written::Nothing;
         }
-        let is_layered = layer.is_some();
+        let has_keys = layer.as_ref().is_some_and(|layer| layer.has_keys());
         let length = self.write_block.gathered();
         let outcome = write_block(stream, layer, &self.write_block, &mut self.scratch);
         self.write_block.clear(); // drops the shared bodies with their frames
-        if is_layered {
+        if has_keys {
             self.warm.note(key, self.now, &mut self.streams);
         }
         match outcome {

@@ -85,6 +85,7 @@ enum Event {
     Bytes(Vec<u8>),
     Time(u8),
     Handover,
+    Keep,
     Cool,
 }
 
@@ -140,6 +141,7 @@ fn events(peer: &mut Records, script: &[u8]) -> Vec<Event> {
             }
             5 => Event::Time(number),
             6 => Event::Handover,
+            _ if number % 2 == 1 => Event::Keep,
             _ => Event::Cool,
         });
     }
@@ -169,6 +171,7 @@ fn open_all(records: &mut Records, events: &[Event], step: usize) -> (Vec<u8>, O
                 *records = Records::thaw(frozen.as_ref()).expect("ours");
                 records.resume().expect("thawed");
             }
+            Event::Keep => records.keep(),
             Event::Cool => records.cool(),
         }
     }
@@ -178,10 +181,11 @@ fn open_all(records: &mut Records, events: &[Event], step: usize) -> (Vec<u8>, O
 /// Scripts that reach every kind of record, states of both suites, and a client's first bytes.
 #[cfg(test)]
 fn seeds() -> Vec<Vec<u8>> {
-    let scripts: [&[u8]; 12] = [
+    let scripts: [&[u8]; 13] = [
         &[0, 9, 0, 200, 0, 3],
         &[0, 9, 2, 1, 0, 9, 6, 0, 2, 0, 0, 9],
         &[6, 0, 0, 9, 7, 0, 0, 9, 6, 0, 0, 9],
+        &[7, 1, 0, 9, 2, 1, 0, 9, 6, 0, 0, 9, 7, 1, 1, 23, 7, 0, 0, 9],
         &[0, 9, 4, 20, 0, 9],
         &[0, 9, 3, 6, 23, 3, 3, 0, 20, 1],
         &[1, 23, 1, 23, 1, 23, 5, 4, 1, 23],

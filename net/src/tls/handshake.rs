@@ -508,7 +508,7 @@ fn checked(secret: &[u8], keys: ConnectionTrafficSecrets) -> Result<(Suite, Secr
     };
     let mut secret = Secret::new(suite, secret).ok_or(HandshakeError::Library("it reported no secret"))?;
     let (own_key, own_iv) = secret.keys(suite);
-    if own_key.as_ref() != key.as_ref() || own_iv.as_ref() != iv.as_ref() {
+    if *own_key != key.as_ref() || own_iv != iv.as_ref() {
         return Err(HandshakeError::Library("its keys are not those of the secrets that it reported"));
     }
     Ok((suite, secret))

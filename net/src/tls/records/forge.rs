@@ -1,8 +1,7 @@
 //! Records that no honest end seals, and counters near their end: for tests.
 #![allow(dead_code)] // the fuzz body needs some of it
 
-use super::{Flags, HEADER_BYTES, Records, UPDATE_NOT_REQUESTED, UPDATE_REQUESTED, encrypt, sealing_key};
-use rustls::ContentType;
+use super::{Flags, HEADER_BYTES, Key, Records, UPDATE_NOT_REQUESTED, UPDATE_REQUESTED};
 #[cfg(test)]
 use std::cell::RefCell;
 
@@ -52,12 +51,14 @@ impl Records {
 
     /// Seals one record of any kind.
     pub(in crate::tls) fn seal_raw(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
-        let mut key = sealing_key(self.suite(), &mut self.write, self.state.write_seq());
+        let (suite, seq) = (self.suite(), self.state.write_seq());
         self.cool();
-        let record = encrypt(&mut *key, ContentType::from(kind), content.into(), self.state.write_seq());
-        assert!(self.state.try_set_write_seq(self.state.write_seq() + 1), "at most 2^24");
+        let mut record = Vec::new();
+        let sealed = Key::new(suite, &mut self.write).seal(seq, kind.into(), &content.into(), &mut record);
+        sealed.expect("sealed");
+        assert!(self.state.try_set_write_seq(seq + 1), "at most 2^24");
         assert!(!self.state.has(Flags::FROZEN));
-        record.expect("sealed")
+        record
     }
 
     /// Seals one record with this content, kind and padding.

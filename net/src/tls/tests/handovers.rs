@@ -14,6 +14,8 @@ enum Step {
     PeerUpdates(bool),
     Answer,
     Request,
+    /// Keys are kept from here on.
+    Keep,
     Cool,
     /// The server is close to its own KeyUpdate.
     Jump(u32),
@@ -45,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<bool>().prop_map(Step::PeerUpdates),
         1 => Just(Step::Answer),
         1 => Just(Step::Request),
+        2 => Just(Step::Keep),
         2 => Just(Step::Cool),
         1 => (0..4_u32).prop_map(|before| Step::Jump((1 << 23) - before)),
         6 => outcome.prop_map(Step::Handover),
@@ -77,6 +80,7 @@ impl World {
             }
             Step::Answer => self.owner.answer(&mut self.wire).expect("owner"),
             Step::Request => self.owner.request_update(&mut self.wire).expect("owner"),
+            Step::Keep => self.owner.keep(),
             Step::Cool => self.owner.cool(),
             Step::Jump(to) => {
                 self.client_reads();
