@@ -43,7 +43,7 @@ impl Servers {
 }
 
 fn tell(reply: &Sender<ReactorMail>, key: ConnKey, result: JobResult) {
-    let mut mail = ReactorMail::Handshaken(key, Box::new(result));
+    let mut mail = ReactorMail::Handshaken(key, result);
     // A connection whose result is lost ends by its deadline.
     for _ in 0..REPLY_LOOKS_MAX {
         let Err(SendError::Full(refused)) = reply.try_send(mail) else { return };

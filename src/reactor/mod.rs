@@ -239,7 +239,7 @@ impl Reactor {
                     Moved::Full => self.attach(None, socket),
                 }
             }
-            ReactorMail::Handshaken(key, result) => self.handle_handshaken(key, *result),
+            ReactorMail::Handshaken(key, result) => self.handle_handshaken(key, result),
             ReactorMail::Newcomer(socket, kind, listener) => {
                 match self.sockets.listeners.judge_waiting(socket, kind, listener, now) {
                     Arrival::Admitted(newcomer) => self.admit(now, newcomer),

@@ -156,7 +156,20 @@ impl Openings {
     /// The job comes back: their queue is full.
     fn submit(&mut self, key: ConnKey, opening: &Opening, job: Job) -> Result<(), Job> {
         let Some(servers) = &self.rules.servers else { return Err(job) };
-        servers.submit(job, opening.kind(), key, &self.reply).inspect_err(|_| self.counts.queue_full += 1)
+        servers.submit(job, opening.kind(), key, &self.reply)
+    }
+
+    /// Returns whether no thread takes a handshake now.
+    fn is_full(&self) -> bool {
+        self.rules.servers.as_ref().is_some_and(|servers| servers.pool.is_full())
+    }
+
+    /// Notes a connection that waits for a thread, once.
+    fn wait(&mut self, key: ConnKey, opening: &mut Opening) {
+        if !std::mem::replace(&mut opening.is_listed, true) {
+            self.counts.queue_full += 1;
+            self.waiting.push_back(key);
+        }
     }
 }
 
@@ -175,6 +188,11 @@ impl Reactor {
             let Self { sockets, openings, read_block, .. } = self;
             let Some((stream, Some(layer))) = sockets.streams.pair(key) else { return Ok(false) };
             let Layer::Opening(opening) = layer else { return Ok(false) };
+            // A crowd waits in its sockets, and costs no memory here.
+            if opening.can_wait() && openings.is_full() {
+                openings.wait(key, opening);
+                return Ok(false);
+            }
             let has_come = opening.read(stream, read_block)?;
             match opening.advance(&openings.rules.origins, now, may_begin)? {
                 Step::Wait if has_come => {}
@@ -190,7 +208,7 @@ impl Reactor {
                     let job = opening.take_job();
                     if let Err(job) = openings.submit(key, opening, job) {
                         opening.put_back(job);
-                        openings.waiting.push_back(key);
+                        openings.wait(key, opening);
                     }
                     return Ok(false);
                 }
@@ -269,7 +287,7 @@ impl Reactor {
 
     /// Takes a thread's result. Its bytes are written in the next turn.
     pub(super) fn handle_handshaken(&mut self, key: ConnKey, result: JobResult) {
-        if let Some(done) = result.established() {
+        if let Some(done) = result.finished() {
             self.openings.counts.handshakes += 1;
             self.openings.counts.resumed += u64::from(done.is_resumed);
         }
@@ -293,11 +311,13 @@ impl Reactor {
             self.end_opening(now, key, &fault);
         }
         for _ in 0..self.openings.waiting.len() {
+            if self.openings.is_full() {
+                break;
+            }
             let Some(key) = self.openings.waiting.pop_front() else { break };
-            let before = self.openings.waiting.len();
-            self.open_now(now, key);
-            if self.openings.waiting.len() > before {
-                break; // the queue is still full
+            if let Some((_, Some(Layer::Opening(opening)))) = self.sockets.streams.pair(key) {
+                opening.is_listed = false;
+                self.open_now(now, key);
             }
         }
         if !self.openings.held.is_empty() && !self.sockets.listeners.is_handing_over() {

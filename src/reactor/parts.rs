@@ -23,7 +23,7 @@ pub enum ReactorMail {
     /// A logged-in connection arrives from another shard.
     Move(Socket, Box<Transfer>),
     /// The result of a handshake's arithmetic.
-    Handshaken(ConnKey, Box<JobResult>),
+    Handshaken(ConnKey, JobResult),
     /// A connection that waited at a listener which is closed, or has another kind now; the listener by whose limits it is
     /// judged, by number.
     Newcomer(Stream, OpeningKind, usize),

@@ -289,7 +289,7 @@ impl<M: Send + 'static> Server<M> {
     fn take_handshakes<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
         while let Some((link, result)) = self.handshakes.next() {
             let Some(socket) = socket_of(&mut self.sockets, link) else { continue };
-            let names = result.established().map(|done| done.peer_names.clone());
+            let names = result.finished().map(|done| done.peer_names.clone());
             if let Err(end) = socket.handle_result(result) {
                 self.on_end(link, end, now, handler);
                 continue;

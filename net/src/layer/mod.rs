@@ -17,6 +17,7 @@
 //! the first record where the read put it, hands out its 128 bytes, and keeps the 20 bytes until more come.
 
 mod buffers;
+mod job;
 mod link;
 mod opening;
 mod pieces;
@@ -25,8 +26,9 @@ mod pool;
 mod tests;
 mod websocket;
 
+pub use job::{Finished, Job, JobResult};
 pub use link::Driven;
-pub use opening::{Done, Job, JobResult, Opening, OpeningFault, OpeningKind, Step};
+pub use opening::{Done, Opening, OpeningFault, OpeningKind, Step};
 pub use pool::HandshakePool;
 pub use websocket::Framing;
 

@@ -15,16 +15,18 @@
 //! and `take_job` gives the job. The thread's result has 1,100 bytes for the client. Its Finished makes a second job, whose
 //! result has the records. The GET request that comes in them is answered, and `advance` gives the layer.
 
-use super::{Framing, FrozenLayer, Layer, Tls, WebSocket, Wss, buffers::Buffers};
+use super::buffers::Buffers;
+use super::job::{Begun, Dial, Finished, Job, JobResult, Next, Work};
+use super::{Framing, FrozenLayer, Layer, Tls, WebSocket, Wss};
 use crate::proxy;
 use crate::read_block::ReadBlock;
 use crate::stream::{Filled, Stream};
-use crate::tls::{self, Client, Established, Handshake, HandshakeError, Progress, Records, Server};
+use crate::tls::{self, Handshake, HandshakeError, Records};
 use crate::upgrade::{self, Origins, Refusal};
+use bytes::Bytes;
 use moorline_proto::time::Instant;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// Bytes that are kept before they can be used. A ClientHello with a hybrid key and a ticket has 2 to 3 KiB, and whoever sends
 /// more must not hold more memory than the gateway allows a stranger.
@@ -75,8 +77,10 @@ pub struct Opening {
     input: Vec<u8>,
     /// Limit of these bytes.
     input_max: usize,
+    /// The owner has put the connection into its list of those that wait for a thread.
+    pub is_listed: bool,
     /// Bytes of the TLS handshake that this process was given, as long as it has answered nothing.
-    unanswered: Vec<u8>,
+    unanswered: Bytes,
     /// Bytes that the socket has not taken yet.
     output: Buffers,
 }
@@ -152,70 +156,6 @@ pub enum OpeningFault {
     TooLong,
 }
 
-/// A handshake that this end begins: its settings, and the name that the server has to have.
-pub(super) type Dial = Box<(Arc<Client>, String)>;
-
-/// The arithmetic of one step of a handshake, for a thread that serves nobody else.
-#[derive(Debug)]
-pub struct Job {
-    handshake: Begun,
-    input: Vec<u8>,
-}
-
-#[derive(Debug)]
-enum Begun {
-    /// Not yet, by the peer.
-    ByPeer,
-    /// Not yet, by this end.
-    Dial(Dial),
-    Already(Box<Handshake>),
-}
-
-/// The result of a [`Job`].
-#[derive(Debug)]
-pub struct JobResult {
-    outcome: Result<Next, HandshakeError>,
-    output: Vec<u8>,
-}
-
-#[derive(Debug)]
-enum Next {
-    More(Box<Handshake>),
-    Done(Box<Established>),
-}
-
-impl Job {
-    /// Does the arithmetic: up to a millisecond. `server`: for an opening that a peer began.
-    pub fn run(self, server: Option<&Server>) -> JobResult {
-        let mut output = Vec::new();
-        let outcome = self.advance(server, &mut output);
-        JobResult { outcome, output }
-    }
-
-    fn advance(self, server: Option<&Server>, output: &mut Vec<u8>) -> Result<Next, HandshakeError> {
-        let mut handshake = match (self.handshake, server) {
-            (Begun::Already(handshake), _) => handshake,
-            (Begun::Dial(dial), _) => Box::new(dial.0.handshake(&dial.1)?),
-            (Begun::ByPeer, Some(server)) => Box::new(server.handshake()?),
-            (Begun::ByPeer, None) => return Err(HandshakeError::Ended),
-        };
-        Ok(match handshake.advance(&self.input, output)? {
-            Progress::Done(done) => Next::Done(done),
-            Progress::More => Next::More(handshake),
-        })
-    }
-}
-
-impl JobResult {
-    /// Returns the handshake that has ended well.
-    pub const fn established(&self) -> Option<&Established> {
-        match &self.outcome {
-            Ok(Next::Done(done)) => Some(done),
-            _ => None,
-        }
-    }
-}
-
 impl Opening {
     /// A connection of which nothing has come yet. `listener`: number of the listener where it came.
     pub fn new(kind: OpeningKind, listener: u8) -> Self {
@@ -225,7 +165,8 @@ impl Opening {
             stage: if kind.is_proxied { Stage::Proxy } else { Stage::after_proxy(kind) },
             input: Vec::new(),
             input_max: INPUT_MAX,
-            unanswered: Vec::new(),
+            is_listed: false,
+            unanswered: Bytes::new(),
             output: Buffers::new(),
         }
     }
@@ -259,6 +200,11 @@ impl Opening {
     /// Returns whether the handshake could begin.
     pub fn is_held(&self) -> bool {
         matches!(self.stage, Stage::Hello) && has_record(&self.input)
+    }
+
+    /// Returns whether no handshake has begun, so that its bytes may as well wait in the socket.
+    pub const fn can_wait(&self) -> bool {
+        self.kind.has_tls && matches!(self.stage, Stage::Hello) && self.input.is_empty()
     }
 
     /// Returns whether a PROXY header is awaited.
@@ -322,28 +268,32 @@ impl Opening {
 
     /// Takes the arithmetic that [`Step::Job`] asks for.
     pub fn take_job(&mut self) -> Job {
-        let handshake = match std::mem::replace(&mut self.stage, Stage::Away) {
-            Stage::Handshake(handshake) => Begun::Already(handshake),
-            Stage::Dial(dial) => Begun::Dial(dial),
+        let input = std::mem::take(&mut self.input);
+        match std::mem::replace(&mut self.stage, Stage::Away) {
+            Stage::Handshake(handshake) => Job::new(Begun::Already(handshake), input),
+            Stage::Dial(dial) => Job::new(Begun::Dial(dial), input),
             _ => {
-                self.unanswered.clone_from(&self.input);
-                Begun::ByPeer
+                self.unanswered = input.into();
+                Job::new(Begun::ByPeer(self.unanswered.clone()), Vec::new())
             }
-        };
-        Job { handshake, input: std::mem::take(&mut self.input) }
+        }
     }
 
     /// Puts back a job that no thread takes now.
     pub fn put_back(&mut self, job: Job) {
-        let Job { handshake, mut input } = job;
-        input.append(&mut self.input);
-        self.input = input;
-        self.unanswered = Vec::new();
+        let Work { handshake, mut input, .. } = *job.0;
+        self.unanswered = Bytes::new();
         self.stage = match handshake {
-            Begun::ByPeer => Stage::Hello,
+            Begun::ByPeer(hello) => {
+                input = hello.into();
+                Stage::Hello
+            }
             Begun::Dial(dial) => Stage::Dial(dial),
             Begun::Already(handshake) => Stage::Handshake(handshake),
+            Begun::Away => Stage::Failed,
         };
+        input.append(&mut self.input);
+        self.input = input;
     }
 
     /// Takes the result of a job. Its bytes go out with the next [`Layer::flush`].
@@ -351,21 +301,21 @@ impl Opening {
     /// # Errors
     /// The handshake failed; call [`Layer::flush`] once for the alert.
     pub fn handle_result(&mut self, result: JobResult) -> Result<(), OpeningFault> {
-        let JobResult { outcome, output } = result;
+        let Work { outcome, output, input, .. } = *result.0;
         self.output.append(&output);
-        match outcome {
-            Ok(Next::More(handshake)) => self.stage = Stage::Handshake(handshake),
-            Ok(Next::Done(done)) => {
-                let Established { records, leftover, .. } = *done;
-                self.stage = Stage::Upgrade { tls: Some(Box::new(Tls::new(records))), head: Vec::new() };
+        self.stage = match outcome {
+            Ok(Next::More(handshake)) => Stage::Handshake(handshake),
+            Ok(Next::Done(Finished { records, .. })) => {
                 // What the thread did not use comes before what has come since.
-                self.input.splice(..0, leftover);
+                self.input.splice(..0, input);
+                Stage::Upgrade { tls: Some(Box::new(Tls::new(records))), head: Vec::new() }
             }
+            Ok(Next::Nothing) => Stage::Failed,
             Err(error) => {
                 self.stage = Stage::Failed;
                 return Err(error.into());
             }
-        }
+        };
         Ok(())
     }
 
@@ -375,7 +325,7 @@ impl Opening {
     /// The stream is broken.
     pub fn flush(&mut self, stream: &mut Stream) -> io::Result<bool> {
         if self.output.pending() > 0 {
-            self.unanswered = Vec::new();
+            self.unanswered = Bytes::new();
         }
         self.output.flush(stream)
     }

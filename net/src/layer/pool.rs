@@ -67,6 +67,11 @@ impl HandshakePool {
         self.tasks.try_send(task).map_err(|refused| refused.into_inner().job)
     }
 
+    /// Returns whether there is no room for a job now.
+    pub fn is_full(&self) -> bool {
+        self.tasks.is_full()
+    }
+
     /// Handshakes that wait for a thread.
     pub fn waiting(&self) -> usize {
         self.tasks.len()

@@ -105,6 +105,26 @@ fn a_blocked_socket_keeps_whole_messages_and_one_answer_to_pings() {
 }
 
 #[test]
+fn a_handshake_waits_in_its_socket_until_its_first_byte_is_read() {
+    let tls = OpeningKind { has_tls: true, ..OpeningKind::default() };
+    assert!(!Opening::new(OpeningKind { is_proxied: true, ..tls }, 0).can_wait(), "the header is due");
+    assert!(!Opening::new(WEBSOCKET, 0).can_wait(), "no thread is needed");
+    let mut opening = Opening::new(tls, 0);
+    let (mut stream, mut peer) = pair();
+    assert!(opening.can_wait());
+    peer.write_all(&[22, 3, 1, 0, 1, 1]).expect("room");
+    edge(&mut stream);
+    assert!(opening.read(&mut stream, &mut ReadBlock::default()).expect("it stands"));
+    assert!(!opening.can_wait());
+    // No thread has room: the bytes are there again, and come to the next one.
+    assert!(matches!(opening.advance(&Origins::default(), NOW, true), Ok(Step::Job)));
+    let job = opening.take_job();
+    assert!(!opening.is_held());
+    opening.put_back(job);
+    assert!(opening.is_held() && matches!(opening.advance(&Origins::default(), NOW, true), Ok(Step::Job)));
+}
+
+#[test]
 fn an_upgrade_is_answered_and_what_followed_it_belongs_to_the_frames() {
     let mut opening = Opening::new(WEBSOCKET, 0);
     let (mut stream, mut peer) = pair();

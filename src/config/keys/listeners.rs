@@ -126,7 +126,7 @@ pub(super) const KEYS: &[Key] = &[
         "tls",
         "handshake_queue",
         Kind::Count,
-        "1024",
+        "128",
         "Handshakes that may wait for such a thread, 16 to 65536. Others wait in their connection, up to limits.handshake_timeout.",
     ),
     key(
