@@ -7,13 +7,14 @@
 use crate::api::SharedAccess;
 use crate::api::access::Access;
 use crate::api::tls::{self as api_tls, ApiTls};
-use crate::config::{BackendConfig, LinkTlsConfig};
+use crate::config::BackendConfig;
 use crate::error::BackendError;
 use crate::server::tls::{self as link_tls, SharedTls};
 use crate::tokens::Tokens;
 use moorline_net::audit::AuditLog;
 use moorline_net::hidden_memory::hide_memory;
 use moorline_net::settings::changed_keys;
+use moorline_net::tls::MutualFiles;
 use moorline_proto::link::Secrets;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -125,7 +126,7 @@ impl Live {
     }
 
     /// Files of links, as the last reload left them.
-    pub(crate) fn link_files(&self) -> (PathBuf, LinkTlsConfig) {
+    pub(crate) fn link_files(&self) -> (PathBuf, MutualFiles) {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         (config.link.secrets_file.clone(), config.link.tls.clone())
     }

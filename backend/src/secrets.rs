@@ -20,7 +20,7 @@ pub fn load(config: &BackendConfig) -> Result<Secrets, BackendError> {
     let path = &link.secrets_file;
     if path.as_os_str().is_empty() {
         let is_ip = matches!(config.listen, LinkAddress::Ip(_));
-        if is_ip && link.unproven == Unproven::Refuse && link.tls.files().is_none() {
+        if is_ip && link.unproven == Unproven::Refuse && link.tls.set().is_none() {
             let reason = format!(
                 "nothing proves who connects to listen = \"{}\"; set link.tls, or name a file with lines `node secret`, or listen on a \
                  Unix socket (listen = \"unix:/run/moorline/link.sock\"), or for development run `moorline dev`; for \

@@ -409,27 +409,12 @@ pub struct BackendConfig {
 
 /// `[backend.tls]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct LinkTlsConfig {
-    /// Certificates of the CA of both ends; empty: links over TCP are not encrypted.
-    pub ca_file: PathBuf,
-    /// Certificate of this gateway and its issuers.
-    pub certificate_file: PathBuf,
-    /// Key of that certificate.
-    pub key_file: PathBuf,
-    /// Lists of revoked certificates; empty: there are none.
-    pub crl_file: PathBuf,
+    /// Files of this gateway.
+    #[serde(flatten)]
+    pub files: MutualFiles,
     /// Name in the certificates of backends; empty: the host of the endpoint.
     pub server_name: String,
-}
-
-impl LinkTlsConfig {
-    /// Returns the files; `None`: links over TCP are not encrypted.
-    pub fn files(&self) -> Option<MutualFiles> {
-        let Self { ca_file, certificate_file, key_file, crl_file, server_name: _ } = self.clone();
-        let files = MutualFiles { ca: ca_file, certificate: certificate_file, key: key_file, crl: crl_file };
-        (!files.ca.as_os_str().is_empty()).then_some(files)
-    }
 }
 
 /// Backends that are believed without a proof, over TCP.

@@ -12,7 +12,6 @@ use moorline_net::settings::{self, path_of};
 use moorline_net::tls::{CERTIFICATES_MAX, is_name_of_server};
 use moorline_net::upgrade::Origins;
 use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
-use std::path::Path;
 use std::time::Duration;
 
 type Rules<'a> = settings::Rules<'a, Config>;
@@ -295,12 +294,10 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
 }
 
 fn check_link_tls(rules: &mut Rules<'_>, backend: &BackendConfig) {
-    let LinkTlsConfig { ca_file, certificate_file, key_file, crl_file, server_name } = &backend.tls;
-    let is_set = |file: &Path| !file.as_os_str().is_empty();
-    let wanted = [("ca_file", ca_file), ("certificate_file", certificate_file), ("key_file", key_file)];
-    let is_any = wanted.iter().any(|(_, file)| is_set(file)) || is_set(crl_file) || !server_name.is_empty();
-    for (key, file) in wanted {
-        rules.require(!is_any || is_set(file), &format!("backend.tls.{key}"), || {
+    let LinkTlsConfig { files, server_name } = &backend.tls;
+    let is_any = !files.is_empty() || !server_name.is_empty();
+    for (key, is_named) in files.needed() {
+        rules.require(!is_any || is_named, &format!("backend.tls.{key}"), || {
             "ca_file, certificate_file and key_file belong together; set all of them, or leave backend.tls empty"
                 .to_owned()
         });

@@ -58,11 +58,11 @@ impl Fresh {
     /// # Errors
     /// [`LinkTlsError`].
     pub(super) fn read(config: &Config, node: &str, unix_now_s: u64) -> Result<Option<Self>, LinkTlsError> {
-        let Some(files) = config.backend.tls.files() else { return Ok(None) };
-        let mutual = Mutual::read(&files, unix_now_s)?;
+        let Some(files) = config.backend.tls.files.set() else { return Ok(None) };
+        let mutual = Mutual::read(files, unix_now_s)?;
         if !mutual.is_for(node) {
             let names = mutual.names().to_vec();
-            return Err(LinkTlsError::Name { path: files.certificate, node: node.to_owned(), names });
+            return Err(LinkTlsError::Name { path: files.certificate.clone(), node: node.to_owned(), names });
         }
         mutual.warnings().iter().for_each(|warning| tracing::warn!("backend.tls: {warning}"));
         Ok(Some(Self(mutual)))

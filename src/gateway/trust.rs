@@ -70,7 +70,7 @@ pub(super) fn load(config: &Config, node: &str) -> Result<Trust, TrustError> {
     if !path.as_os_str().is_empty() && trust.secrets.is_empty() {
         return Err(TrustError::NoLine { path: path.clone(), node: node.to_owned() });
     }
-    let has_tls = backend.tls.files().is_some();
+    let has_tls = backend.tls.files.set().is_some();
     let is_network = |endpoint: &&Endpoint| endpoint.port().is_some() && !has_tls;
     let mut endpoints = backend.endpoints.iter().filter(is_network);
     if let Some(endpoint) = endpoints.find(|endpoint| !trust.has_reason(endpoint)) {

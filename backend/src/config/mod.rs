@@ -162,31 +162,8 @@ pub struct LinkConfig {
     pub lease: Duration,
     /// Messages that may wait in the mailbox for other threads.
     pub mailbox: usize,
-    /// TLS of links.
-    pub tls: LinkTlsConfig,
-}
-
-/// TLS of links, which both ends show a certificate for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LinkTlsConfig {
-    /// Certificates of the CA of both ends; empty: links are not encrypted.
-    pub ca_file: PathBuf,
-    /// Certificate of this backend and its issuers.
-    pub certificate_file: PathBuf,
-    /// Key of that certificate.
-    pub key_file: PathBuf,
-    /// Lists of revoked certificates; empty: there are none.
-    pub crl_file: PathBuf,
-}
-
-impl LinkTlsConfig {
-    /// Returns the files; `None`: links are not encrypted.
-    pub fn files(&self) -> Option<MutualFiles> {
-        let Self { ca_file, certificate_file, key_file, crl_file } = self.clone();
-        let files = MutualFiles { ca: ca_file, certificate: certificate_file, key: key_file, crl: crl_file };
-        (!files.ca.as_os_str().is_empty()).then_some(files)
-    }
+    /// Files for TLS of links.
+    pub tls: MutualFiles,
 }
 
 impl Default for LinkConfig {

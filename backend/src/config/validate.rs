@@ -1,10 +1,9 @@
 //! Rules that one value alone cannot break: ranges, and values that must fit each other.
 
-use super::{BackendConfig, HandlerKind, LinkTlsConfig};
+use super::{BackendConfig, HandlerKind};
 use moorline_net::http::is_host_name;
 use moorline_net::settings;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 type Rules<'a> = settings::Rules<'a, BackendConfig>;
@@ -30,20 +29,13 @@ pub(super) fn check(rules: &mut Rules<'_>) {
 
 fn check_addresses(rules: &mut Rules<'_>) {
     let BackendConfig { listen, api, handler, link, .. } = rules.config();
-    let is_encrypted = link.tls.files().is_some();
+    let is_encrypted = link.tls.set().is_some();
     rules.require(is_encrypted || listen.ip().is_none_or(|listen| is_private(listen.ip())), "listen", || {
         format!("{listen} is public and the link is not encrypted; use a loopback or private address, or set link.tls")
     });
-    let LinkTlsConfig { ca_file, certificate_file, key_file, crl_file } = &link.tls;
-    let is_set = |file: &Path| !file.as_os_str().is_empty();
-    let wanted = [
-        ("link.tls.ca_file", ca_file),
-        ("link.tls.certificate_file", certificate_file),
-        ("link.tls.key_file", key_file),
-    ];
-    let is_any = is_set(crl_file) || wanted.iter().any(|(_, file)| is_set(file));
-    for (key, file) in wanted {
-        rules.require(!is_any || is_set(file), key, || {
+    let is_any = !link.tls.is_empty();
+    for (key, is_named) in link.tls.needed() {
+        rules.require(!is_any || is_named, &format!("link.tls.{key}"), || {
             "ca_file, certificate_file and key_file belong together; set all of them, or leave link.tls empty".into()
         });
     }

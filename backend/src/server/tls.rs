@@ -33,8 +33,8 @@ pub(crate) type SharedTls = Arc<RwLock<Option<Arc<Server>>>>;
 /// # Errors
 /// [`BackendError::LinkTls`] and [`BackendError::LinkHandshakes`].
 pub(crate) fn load(config: &LinkConfig) -> Result<Option<Arc<Server>>, BackendError> {
-    let Some(files) = config.tls.files() else { return Ok(None) };
-    let mutual = Mutual::read(&files, Clock::default().unix_nanos() / NANOS_PER_SECOND)?;
+    let Some(files) = config.tls.set() else { return Ok(None) };
+    let mutual = Mutual::read(files, Clock::default().unix_nanos() / NANOS_PER_SECOND)?;
     mutual.warnings().iter().for_each(|warning| tracing::warn!("link.tls: {warning}"));
     Ok(Some(Arc::new(mutual.server(PROTOCOL)?)))
 }

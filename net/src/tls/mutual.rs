@@ -29,17 +29,40 @@ const CRLS_MAX: usize = 16;
 /// Limit of the file with the lists, in bytes.
 const CRL_BYTES_MAX: u64 = 1 << 20;
 
-/// Files of one end.
+/// Files of one end: the settings `[backend.tls]` of a gateway and `[link.tls]` of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub struct MutualFiles {
-    /// Certificates (PEM) of the CAs whose certificates are believed.
+    /// Certificates (PEM) of the CA of both ends; empty: links over TCP are not encrypted.
+    #[cfg_attr(feature = "server", serde(rename = "ca_file"))]
     pub ca: PathBuf,
-    /// Own certificate (PEM), followed by its issuers.
+    /// Certificate (PEM) of this end, followed by its issuers.
+    #[cfg_attr(feature = "server", serde(rename = "certificate_file"))]
     pub certificate: PathBuf,
     /// Key of that certificate.
+    #[cfg_attr(feature = "server", serde(rename = "key_file"))]
     pub key: PathBuf,
-    /// Lists of revoked certificates (PEM); empty: there is none.
+    /// Lists of revoked certificates (PEM); empty: there are none.
+    #[cfg_attr(feature = "server", serde(rename = "crl_file"))]
     pub crl: PathBuf,
+}
+
+impl MutualFiles {
+    /// Returns the files; `None`: links over TCP are not encrypted.
+    pub fn set(&self) -> Option<&Self> {
+        (!self.ca.as_os_str().is_empty()).then_some(self)
+    }
+
+    /// Returns whether no file is named.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Keys of the files that an end needs, with whether each is named.
+    pub fn needed(&self) -> [(&'static str, bool); 3] {
+        [("ca_file", &self.ca), ("certificate_file", &self.certificate), ("key_file", &self.key)]
+            .map(|(key, file)| (key, !file.as_os_str().is_empty()))
+    }
 }
 
 /// Reason why the files of an end are not usable.

@@ -270,7 +270,7 @@ impl Takeover<'_> {
         self.warm = Some(watch(&self.sockets, &mut self.inherited)?);
         self.stored = self.bodies.read_first().map_err(GatewayError::system("read the queued bodies"))?;
         let has_tls = self.config.listeners.iter().any(|listener| listener.kind.has_tls());
-        if has_tls || self.config.backend.tls.files().is_some() {
+        if has_tls || self.config.backend.tls.files.set().is_some() {
             warm_up(); // not in the pause
         }
         Ok(())
