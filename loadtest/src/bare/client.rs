@@ -2,7 +2,7 @@
 
 use super::stream::{Kept, each_frame};
 use super::wire::{self, Kind};
-use crate::dialect::{Ask, Broken, Dialect, Event, Message, Outcome, To};
+use crate::dialect::{Ask, Broken, Dialect, Event, Message, Numbered, Outcome, To};
 use bytes::Bytes;
 
 /// Uid that answers messages without a receiver.
@@ -73,7 +73,7 @@ impl Dialect for BareClient {
                 Kind::Answer => Event::Answer { cid: wire::number(body)?.0, outcome: Outcome::Done },
                 Kind::Deliver => {
                     let (_, payload) = wire::number(body)?;
-                    Event::Delivery { seq: 0, payload: Bytes::copy_from_slice(payload) }
+                    Event::Delivery { number: Numbered::default(), payload: Bytes::copy_from_slice(payload) }
                 }
                 _ => Event::Other,
             });

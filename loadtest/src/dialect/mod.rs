@@ -103,15 +103,15 @@ pub enum Event {
     },
     /// A message of another client.
     Delivery {
-        /// Number on this connection; 0: needs no ack.
-        seq: u32,
+        /// Number on this connection.
+        number: Numbered,
         /// Payload of the message.
         payload: Bytes,
     },
     /// Messages to pull, instead of the messages themselves: acknowledged like a message.
     Missed {
-        /// Number on this connection; 0: needs no ack.
-        seq: u32,
+        /// Number on this connection.
+        number: Numbered,
         /// Seq of the first message to pull.
         from: u64,
     },
@@ -124,8 +124,8 @@ pub enum Event {
     },
     /// Something that happened: acknowledged like a message, and no message.
     Notice {
-        /// Number on this connection; 0: needs no ack.
-        seq: u32,
+        /// Number on this connection.
+        number: Numbered,
     },
     /// The server wants a sign of life or an ack now.
     Probe,
@@ -144,11 +144,22 @@ pub enum Event {
     Other,
 }
 
+/// Number of a delivery on its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbered {
+    /// The number; 0: needs no ack.
+    pub seq: u32,
+    /// The ack may wait longer than others.
+    pub may_wait: bool,
+}
+
 impl Event {
     /// Number of what is to be acknowledged; `None`: nothing is.
-    pub const fn acked_seq(&self) -> Option<u32> {
+    pub const fn number(&self) -> Option<Numbered> {
         match self {
-            Self::Delivery { seq, .. } | Self::Notice { seq } | Self::Missed { seq, .. } => Some(*seq),
+            Self::Delivery { number, .. } | Self::Notice { number } | Self::Missed { number, .. } => {
+                Some(*number)
+            }
             _ => None,
         }
     }

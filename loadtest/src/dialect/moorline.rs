@@ -1,7 +1,7 @@
 //! Moorline's own wire, through `moorline-proto`'s codec.
 
 use super::token::Tokens;
-use super::{Ask, Broken, Dialect, Event, Message, Outcome, To};
+use super::{Ask, Broken, Dialect, Event, Message, Numbered, Outcome, To};
 use bytes::{BufMut, Bytes};
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::error::CloseReason;
@@ -80,7 +80,7 @@ impl Moorline {
             return Ok(());
         }
         let event = self.event_of(frame)?;
-        let is_delivery = event.acked_seq().is_some();
+        let is_delivery = event.number().is_some();
         events.push(event);
         if is_delivery && frame.header.flags.contains(Flags::ACK_REQ) {
             events.push(Event::Probe);
@@ -89,6 +89,8 @@ impl Moorline {
     }
 
     fn event_of(&mut self, frame: &Frame) -> Result<Event, Broken> {
+        let Header { seq, lane, .. } = frame.header;
+        let number = Numbered { seq, may_wait: matches!(lane, Lane::Group | Lane::Bulk) };
         Ok(match frame.header.command {
             Command::Welcome => {
                 let welcome: Welcome = decode(&frame.body).map_err(|_| Broken)?;
@@ -107,14 +109,14 @@ impl Moorline {
             Command::Push => {
                 let push: Push = decode(&frame.body).map_err(|_| Broken)?;
                 if push.happened.is_empty() {
-                    Event::Delivery { seq: frame.header.seq, payload: push.payload }
+                    Event::Delivery { number, payload: push.payload }
                 } else {
-                    Event::Notice { seq: frame.header.seq }
+                    Event::Notice { number }
                 }
             }
             Command::Notify => {
                 let notify: Notify = decode(&frame.body).map_err(|_| Broken)?;
-                Event::Missed { seq: frame.header.seq, from: notify.first }
+                Event::Missed { number, from: notify.first }
             }
             Command::Ping => Event::Probe,
             Command::GoAway => {

@@ -1,5 +1,6 @@
 //! State of one client.
 
+use super::acks::Debt;
 use crate::carrier::Wrap;
 use mio::net::TcpStream;
 use moorline_proto::time::Instant;
@@ -60,8 +61,7 @@ impl Stage {
 pub struct Client<P, X> {
     pub(super) stream: Option<TcpStream>,
     pub(super) stage: Stage,
-    /// Deliveries handled and not yet acknowledged.
-    pub(super) owed: u8,
+    pub(super) debt: Debt,
     /// Tries in vain since it was last logged in.
     pub(super) tries: u8,
     /// The highest delivery handled.
@@ -115,7 +115,7 @@ impl<P: Default, X: Default> Default for Client<P, X> {
         Self {
             stream: None,
             stage: Stage::Absent,
-            owed: 0,
+            debt: Debt::default(),
             tries: 0,
             heard: 0,
             since: Instant::ZERO,

@@ -2,6 +2,7 @@
 //!
 //! Driven by the loop in [`super`] and by the scenario, which sends through it. It judges no message.
 
+use super::acks::{Acks, Debt};
 use super::client::{Client, Input, Stage};
 use crate::carrier::{Carrier, News};
 use crate::dialect::{Ask, Dialect, Event, Message};
@@ -23,10 +24,6 @@ const READ_BYTES: usize = 64 << 10;
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// A login takes no longer.
 const LOGIN_WITHIN: Duration = Duration::from_secs(10);
-/// Deliveries before an ack of its own [P-6.3].
-const DELIVERIES_PER_ACK: u8 = 8;
-/// A delivery is acknowledged within this, if no message did it by the way [P-6.3].
-const ACK_WITHIN: Duration = Duration::from_millis(200);
 
 /// Counts of clients by state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,8 +112,7 @@ pub struct Clients<D: Dialect, X> {
     pub(super) leaving: Vec<(u32, Duration)>,
     /// Logins by when they began, to be judged for lateness.
     logins: VecDeque<(Instant, u32)>,
-    /// Clients that owed no ack before a delivery came, by when theirs is due.
-    acks: VecDeque<(Instant, u32)>,
+    acks: Acks,
     pub(super) counts: Counts,
     pub(super) login: Latencies,
 }
@@ -142,7 +138,7 @@ impl<D: Dialect, X: Default> Clients<D, X> {
             lost: VecDeque::new(),
             leaving: Vec::new(),
             logins: VecDeque::new(),
-            acks: VecDeque::new(),
+            acks: Acks::default(),
             counts: Counts::default(),
             login: Latencies::default(),
         }
@@ -181,7 +177,7 @@ impl<D: Dialect, X: Default> Clients<D, X> {
             return false;
         }
         let client = &mut self.all[who as usize];
-        client.owed = 0;
+        client.debt = Debt::default();
         message.ack = client.heard;
         self.out.clear();
         self.dialect.message(&message, &mut self.out);
@@ -229,10 +225,10 @@ impl<D: Dialect, X: Default> Clients<D, X> {
     /// Acknowledges what a client has handled, if anything is owed.
     pub fn ack(&mut self, who: u32) {
         let client = &mut self.all[who as usize];
-        if client.stage != Stage::Active || client.owed == 0 {
+        if client.stage != Stage::Active || client.debt.is_none() {
             return;
         }
-        client.owed = 0;
+        client.debt = Debt::default();
         self.out.clear();
         self.dialect.ack(client.heard, &mut self.out);
         self.write(who);
@@ -250,7 +246,8 @@ impl<D: Dialect, X: Default> Clients<D, X> {
     pub(super) fn start(&mut self, who: u32, target: SocketAddr, source: Source, now: Instant) {
         self.step(who, Input::Started);
         let client = &mut self.all[who as usize];
-        (client.since, client.owed, client.heard, client.decoder) = (now, 0, 0, D::Decoder::default());
+        (client.since, client.debt, client.heard) = (now, Debt::default(), 0);
+        client.decoder = D::Decoder::default();
         self.logins.push_back((now, who));
         let connected = socket::connect(target, source).and_then(|mut stream| {
             let both = Interest::READABLE | Interest::WRITABLE;
@@ -321,17 +318,16 @@ impl<D: Dialect, X: Default> Clients<D, X> {
                 self.step(who, Input::Welcomed);
             }
             Event::BeatBack => self.counts.beats_back += 1,
-            Event::Delivery { seq, .. } | Event::Notice { seq } | Event::Missed { seq, .. } if *seq > 0 => {
+            Event::Delivery { number, .. } | Event::Notice { number } | Event::Missed { number, .. }
+                if number.seq > 0 =>
+            {
                 let client = &mut self.all[who as usize];
-                client.heard = client.heard.max(*seq);
-                client.owed = client.owed.saturating_add(1);
-                if client.owed == 1 {
-                    self.acks.push_back((now + ACK_WITHIN, who));
-                }
+                client.heard = client.heard.max(number.seq);
+                self.acks.note(now, who, &mut client.debt, *number);
             }
             Event::Probe => {
                 let client = &mut self.all[who as usize];
-                client.owed = 0;
+                client.debt = Debt::default();
                 self.out.clear();
                 self.dialect.probe_reply(client.heard, &mut self.out);
                 self.write(who);
@@ -353,21 +349,23 @@ impl<D: Dialect, X: Default> Clients<D, X> {
 
     /// After the scenario saw a delivery: ack if the sending of messages did not do it by the way.
     pub(super) fn ack_if_many(&mut self, who: u32) {
-        if self.all[who as usize].owed >= DELIVERIES_PER_ACK {
+        if self.all[who as usize].debt.is_large() {
             self.ack(who);
         }
     }
 
     /// Time of the next ack.
     pub(super) fn ack_deadline(&self) -> Option<Instant> {
-        self.acks.front().map(|(at, _)| *at)
+        self.acks.deadline()
     }
 
-    /// Sends the acks that are due. Whoever acknowledged meanwhile and owes again is only early.
+    /// Sends the acks that are due, and that no message has carried meanwhile.
     pub(super) fn send_due_acks(&mut self, now: Instant) {
-        while let Some((_, who)) = self.acks.front().copied().filter(|(at, _)| *at <= now) {
-            self.acks.pop_front();
-            self.ack(who);
+        while let Some((who, seq)) = self.acks.take_due(now) {
+            let client = &self.all[who as usize];
+            if seq > client.debt.acked(client.heard) {
+                self.ack(who);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! Driven by [`run`]. Order of one turn: wait for sockets or the timer; read the clock once; handle
 //! sockets; start clients that are due; beat; let the scenario send what is due; move the phase on.
 
+mod acks;
 mod client;
 mod clients;
 mod overseer;
@@ -216,7 +217,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         self.clients.read(who, ready.is_read_closed(), &mut heard);
         for event in heard.drain(..) {
             self.clients.on_event(who, &event, now);
-            let is_delivery = event.acked_seq().is_some();
+            let is_delivery = event.number().is_some();
             self.scenario.on_event(&mut self.clients, who, event, now);
             if is_delivery {
                 self.clients.ack_if_many(who);
