@@ -33,12 +33,12 @@ pub trait EventLoop: Send + 'static {
 
     /// Lets senders run the loop while its thread sleeps.
     fn set_event_loop(&self, event_loop: Weak<dyn TryRun>);
-    /// For how long the loop may sleep, from the time of its latest turn on. From then on senders wake or run it.
-    fn timeout(&mut self) -> Duration;
+    /// Until when the loop may sleep; `None`: a turn is due now. From then on senders wake or run it.
+    fn sleep_until(&mut self) -> Option<Instant>;
     /// Runs a turn; `None`: no poll came before it. False, and false again in every further turn: the loop has ended.
     fn turn(&mut self, events: Option<&Events>) -> bool;
-    /// Time of the latest turn.
-    fn now(&self) -> Instant;
+    /// Time of the loop's clock.
+    fn clock(&self) -> Instant;
     /// Takes all mail and hands over what follows. Reads no socket, and writes only to a socket that it closes.
     /// True if there was or is anything.
     fn step(&mut self) -> bool;
@@ -63,9 +63,9 @@ struct Seat<U> {
 impl<U: EventLoop> Seat<U> {
     /// Declares the loop asleep, and returns for how long its thread may sleep.
     fn fall_asleep(&mut self) -> Duration {
-        let timeout = self.event_loop.timeout();
-        self.wakes_at = self.event_loop.now() + timeout;
-        timeout
+        let Some(until) = self.event_loop.sleep_until() else { return Duration::ZERO };
+        self.wakes_at = until;
+        until.saturating_since(self.event_loop.clock())
     }
 }
 
@@ -74,8 +74,8 @@ impl<U: EventLoop> Turn for Seat<U> {
         if !self.event_loop.turn(None) {
             return false; // its own thread sees the end
         }
-        let timeout = self.event_loop.timeout();
-        !timeout.is_zero() && self.event_loop.now() + timeout >= self.wakes_at
+        // Moments are compared, and not times to wait: those also depend on how long a turn took.
+        self.event_loop.sleep_until().is_some_and(|until| until >= self.wakes_at)
     }
 }
 

@@ -196,22 +196,23 @@ impl Reactor {
         executor.write(sockets.now, shard, outputs, sockets);
     }
 
-    fn time_to_wait(&mut self) -> Duration {
+    fn time_of_waking(&mut self) -> Option<Instant> {
         let may_sleep = self.inbox.try_sleep();
         let is_clogged = self.is_clogged();
         let has_reads = !self.sockets.ready.is_empty() && !is_clogged;
         if !may_sleep || has_reads || self.executor.is_waiting() {
-            return Duration::ZERO;
+            return None;
         }
+        let now = self.sockets.now;
         if is_clogged || self.is_refused() {
-            return RETRY;
+            return Some(now + RETRY);
         }
         // A stopping reactor accepts no connection.
         let listener = if self.is_stopping { None } else { self.sockets.listeners.next_deadline() };
-        let openings = self.openings.next_deadline(self.sockets.now);
-        let deadlines = [self.shard.next_deadline(), listener, self.outcomes_due, openings];
-        let Some(deadline) = deadlines.into_iter().flatten().min() else { return SLEEP_MAX };
-        deadline.saturating_since(self.clock.now()).min(SLEEP_MAX)
+        let openings = self.openings.next_deadline(now);
+        let deadlines =
+            [self.shard.next_deadline(), listener, self.outcomes_due, openings, Some(now + SLEEP_MAX)];
+        deadlines.into_iter().flatten().min()
     }
 
     fn is_clogged(&self) -> bool {
@@ -528,16 +529,16 @@ impl EventLoop for Reactor {
         self.inbox.set_event_loop(event_loop);
     }
 
-    fn timeout(&mut self) -> Duration {
-        self.time_to_wait()
+    fn sleep_until(&mut self) -> Option<Instant> {
+        self.time_of_waking()
     }
 
     fn turn(&mut self, events: Option<&Events>) -> bool {
         self.run_turn(events)
     }
 
-    fn now(&self) -> Instant {
-        self.sockets.now
+    fn clock(&self) -> Instant {
+        self.clock.now()
     }
 
     fn step(&mut self) -> bool {

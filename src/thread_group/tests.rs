@@ -4,8 +4,8 @@ use super::*;
 use crate::pause::{self, PauseHandle};
 use crate::sys::clock;
 use crossbeam_channel::{Receiver as Results, Sender as Notes, unbounded};
-
 use moorline_net::mailbox::{Receiver, Sender, mailbox};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, ThreadId};
 
 /// Longest wait for what must come.
@@ -26,6 +26,8 @@ struct Noting {
     notes: Notes<ThreadId>,
     deadline: Option<Instant>,
     now: Instant,
+    /// Turns of the loop's own thread.
+    own_turns: Arc<AtomicUsize>,
     is_stopped: bool,
 }
 
@@ -36,15 +38,13 @@ impl EventLoop for Noting {
         self.inbox.set_event_loop(event_loop);
     }
 
-    fn timeout(&mut self) -> Duration {
-        if !self.inbox.try_sleep() {
-            return Duration::ZERO;
-        }
-        self.deadline.map_or(LONG, |deadline| deadline.saturating_since(self.now))
+    fn sleep_until(&mut self) -> Option<Instant> {
+        self.inbox.try_sleep().then(|| self.deadline.unwrap_or(self.now + LONG))
     }
 
-    fn turn(&mut self, _events: Option<&Events>) -> bool {
+    fn turn(&mut self, events: Option<&Events>) -> bool {
         self.inbox.awake();
+        self.own_turns.fetch_add(usize::from(events.is_some()), Ordering::Relaxed);
         self.now = clock::now();
         if self.deadline.take_if(|deadline| *deadline <= self.now).is_some() {
             self.notes.send(thread::current().id()).ok();
@@ -59,8 +59,8 @@ impl EventLoop for Noting {
         !self.is_stopped
     }
 
-    fn now(&self) -> Instant {
-        self.now
+    fn clock(&self) -> Instant {
+        clock::now()
     }
 
     fn step(&mut self) -> bool {
@@ -80,6 +80,7 @@ struct World {
     mail: Sender<Mail>,
     notes: Results<ThreadId>,
     pause: PauseHandle,
+    own_turns: Arc<AtomicUsize>,
     thread: JoinHandle<io::Result<()>>,
 }
 
@@ -88,9 +89,17 @@ impl World {
         let poll = Poll::new().expect("epoll");
         let (mail, inbox) = mailbox(1024, crate::reactor::waker(poll.registry()).expect("eventfd"));
         let ((sender, notes), (pause, point)) = (unbounded(), pause::pause());
-        let noting = Noting { inbox, notes: sender, deadline: None, now: clock::now(), is_stopped: false };
+        let own_turns = Arc::<AtomicUsize>::default();
+        let noting = Noting {
+            inbox,
+            notes: sender,
+            deadline: None,
+            now: clock::now(),
+            own_turns: Arc::clone(&own_turns),
+            is_stopped: false,
+        };
         let group = ThreadGroup::new(vec![(0, poll, noting)], point, "");
-        Self { mail, notes, pause, thread: thread::spawn(move || group.run()) }
+        Self { mail, notes, pause, own_turns, thread: thread::spawn(move || group.run()) }
     }
 
     fn send(&self, mail: Mail) {
@@ -137,6 +146,22 @@ fn the_thread_of_a_loop_wakes_for_a_deadline_that_a_sender_brought() {
     world.await_sleep();
     world.send(Mail::Wait(Duration::from_millis(1)));
     assert_eq!(world.note(), world.thread.thread().id(), "it would have slept for ten minutes");
+    world.stop();
+}
+
+/// A turn takes its time, so each one that is run by a sender ends nearer to the deadline than the one before.
+#[test]
+fn a_deadline_that_stays_wakes_no_thread() {
+    let world = World::start();
+    world.await_sleep();
+    world.send(Mail::Wait(Duration::from_secs(300))); // earlier than it would have woken
+    world.await_sleep();
+    let before = world.own_turns.load(Ordering::Relaxed);
+    for _ in 0..100 {
+        world.send(Mail::Note);
+        assert_eq!(world.note(), thread::current().id());
+    }
+    assert_eq!(world.own_turns.load(Ordering::Relaxed), before);
     world.stop();
 }
 

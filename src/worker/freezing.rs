@@ -12,7 +12,7 @@ use mio::Events;
 use moorline_net::baton::TryRun;
 use moorline_net::layer::{FrozenLayer, Layer};
 use moorline_net::stream::Stream;
-use moorline_proto::time::{Duration, Instant};
+use moorline_proto::time::Instant;
 use std::io;
 use std::sync::Weak;
 
@@ -26,16 +26,16 @@ impl EventLoop for Worker {
         self.mailbox.set_event_loop(event_loop);
     }
 
-    fn timeout(&mut self) -> Duration {
-        self.time_to_wait()
+    fn sleep_until(&mut self) -> Option<Instant> {
+        self.time_of_waking()
     }
 
     fn turn(&mut self, events: Option<&Events>) -> bool {
         self.run_turn(events)
     }
 
-    fn now(&self) -> Instant {
-        self.now
+    fn clock(&self) -> Instant {
+        self.clock.now()
     }
 
     fn resume(&mut self, unix_base_nanos: u64) {

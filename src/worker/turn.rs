@@ -7,7 +7,7 @@ use crate::router::{Failure, LinkIndex};
 use mio::Events;
 use mio::event::Event;
 use moorline_net::stream::Reading;
-use moorline_proto::time::Duration;
+use moorline_proto::time::{Duration, Instant};
 use std::sync::atomic::Ordering;
 
 /// Batches taken from the mailbox in one turn.
@@ -18,8 +18,9 @@ const LOGINS_PER_TURN: usize = 32;
 const READ_BUDGET_BYTES: usize = 256 << 10;
 /// Events taken from the system in one turn.
 pub(super) const EVENTS_PER_TURN: usize = 256;
-/// Longest sleep.
-const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// Longest sleep. A turn that a sender runs may bring a deadline, above all that of a question to the backend: the thread
+/// need not be woken for a deadline that is further away than this.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Time that a stopping worker tries to send its output.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
@@ -69,15 +70,14 @@ impl Worker {
         (has_output || has_mail) && self.now < stop_at
     }
 
-    pub(super) fn time_to_wait(&mut self) -> Duration {
-        let timeout = self.timeout();
-        if !timeout.is_zero() && self.router.takes_batches() && !self.mailbox.try_sleep() {
-            return Duration::ZERO;
-        }
-        timeout
+    /// Declares the worker asleep. `None`: a turn is due now.
+    pub(super) fn time_of_waking(&mut self) -> Option<Instant> {
+        let at = self.next_deadline().filter(|at| *at > self.now)?;
+        (!self.router.takes_batches() || self.mailbox.try_sleep()).then_some(at)
     }
 
-    fn timeout(&self) -> Duration {
+    /// `None`: there is something to do.
+    fn next_deadline(&self) -> Option<Instant> {
         let may_read = self.router.takes_link_bytes();
         let has_work = |index: LinkIndex| {
             self.sockets[index.index()].as_ref().is_some_and(|socket| {
@@ -88,10 +88,10 @@ impl Worker {
         };
         let must_stop = self.stop_at.is_none() && self.stop.load(Ordering::Acquire);
         if must_stop || self.router.links().any(has_work) {
-            return Duration::ZERO;
+            return None;
         }
         let next = (self.now + SLEEP_MAX).min(self.router.next_deadline());
-        next.min(self.stop_at.unwrap_or(next)).saturating_since(self.now)
+        Some(next.min(self.stop_at.unwrap_or(next)))
     }
 
     fn handle_event(&mut self, event: &Event) {
