@@ -219,6 +219,26 @@ impl Flight {
         is_behind || waits_for_others || !self.has_room(length_of(parcel), parcel.may_wait())
     }
 
+    /// Returns whether a parcel can be sent now, and nothing else waits.
+    pub(super) fn is_clear_for(&self, parcel: &Parcel, now: Instant, batching: Batching) -> bool {
+        self.waiting_frames == 0 && parcel.expires_at >= now && !self.must_wait(parcel, batching)
+    }
+
+    /// Gives a parcel its place in the window, which has room for it, and returns its frame.
+    pub(super) fn launch(&mut self, parcel: Parcel, now: Instant, accepts_lz4: bool) -> Frame {
+        let (bytes, may_wait) = (length_of(&parcel), parcel.may_wait());
+        if may_wait {
+            self.low_frames += 1;
+            self.low_bytes += u64::from(bytes);
+        }
+        let plain = parcel.frame(0, Flags::default(), accepts_lz4);
+        let seq = self.window.push(parcel, bytes, now);
+        // The frame that fills the window asks for an ack at once.
+        let is_last = !self.has_room(bytes, may_wait);
+        let flags = if is_last { plain.header.flags.with(Flags::ACK_REQ) } else { plain.header.flags };
+        plain.with_seq(seq).with_flags(flags)
+    }
+
     /// Drops waiting parcels whose outcome nobody waits for; returns their number.
     pub(super) fn drop_unasked(&mut self) -> usize {
         let (mut bytes, mut dropped) = (0, 0);
@@ -316,17 +336,7 @@ impl Flight {
         if is_expired {
             return Some(Err(parcel));
         }
-        let may_wait = parcel.may_wait();
-        if may_wait {
-            self.low_frames += 1;
-            self.low_bytes += u64::from(bytes);
-        }
-        let plain = parcel.frame(0, Flags::default(), accepts_lz4);
-        let seq = self.window.push(parcel, bytes, now);
-        // The frame that fills the window asks for an ack at once.
-        let is_last = !self.has_room(bytes, may_wait);
-        let flags = if is_last { plain.header.flags.with(Flags::ACK_REQ) } else { plain.header.flags };
-        Some(Ok(plain.with_seq(seq).with_flags(flags)))
+        Some(Ok(self.launch(parcel, now, accepts_lz4)))
     }
 
     fn has_room(&self, bytes: u32, may_wait: bool) -> bool {
@@ -515,6 +525,27 @@ mod tests {
         assert_eq!(drain(&mut flight).len(), 0, "the window itself is full");
         assert!(flight.ack(1, 0, Instant::ZERO, |_| ()));
         assert_eq!(drain(&mut flight), [(9, Lane::Chat)], "its turn before sixteen of the group");
+    }
+
+    #[test]
+    fn a_parcel_goes_at_once_if_it_is_fresh_and_nothing_waits_and_the_window_has_room() {
+        let at_once = Batching { age: Duration::ZERO, frames: 1 };
+        let together = Batching { age: Duration::from_secs(1), frames: 8 };
+        let (now, group, chat) =
+            (Instant::from_nanos(5), parcel(Lane::Group, b"x"), parcel(Lane::Chat, b"x"));
+        let mut flight = Flight::new(LIMITS, 1, RoundTrip::default());
+        assert!(flight.is_clear_for(&group, now, at_once));
+        assert!(!flight.is_clear_for(&group, now, together) && flight.is_clear_for(&chat, now, together));
+        let expired = Parcel { expires_at: Instant::from_nanos(4), ..chat.clone() };
+        assert!(!flight.is_clear_for(&expired, now, at_once));
+        let frames: Vec<_> = (0..8).map(|_| flight.launch(chat.clone(), now, false).header).collect();
+        let asks = |header: &moorline_proto::frame::Header| header.flags.contains(Flags::ACK_REQ);
+        assert_eq!(frames.iter().map(|header| header.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert!(asks(&frames[7]) && !frames[..7].iter().any(asks), "the last one fills the window");
+        assert!(!flight.is_clear_for(&chat, now, at_once));
+        assert!(flight.ack(8, 0, now, |_| ()) && flight.is_clear_for(&chat, now, at_once));
+        flight.wait(group, now);
+        assert!(!flight.is_clear_for(&chat, now, at_once), "another lane waits");
     }
 
     #[test]
