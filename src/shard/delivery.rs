@@ -13,7 +13,7 @@
 //! classic:  overdue ──► again ──overdue──► again ──overdue──► again ──overdue──► CLOSE(ACK_TIMEOUT)
 //! ```
 
-use super::client::Client;
+use super::client::{Client, Ledger};
 use super::flight::{Flight, ProbeStep};
 use super::parcel::Parcel;
 use super::{Count, Output, Outputs, Settings};
@@ -52,7 +52,7 @@ impl Client<'_> {
         own: &mut Option<Bytes>,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        if self.try_send_push(now, push, outputs) {
+        if try_send_push(self, now, push, outputs) {
             return self.check_clogged();
         }
         self.queue(now, push, own, outputs)?;
@@ -61,37 +61,6 @@ impl Client<'_> {
             return Ok(());
         }
         self.pump(now, outputs)
-    }
-
-    /// Sends a push without queueing it. False: nothing was done, because something waits before it, or it has to wait itself.
-    fn try_send_push(&mut self, now: Instant, push: &Push, outputs: &mut Outputs) -> bool {
-        let collapse_bytes_max = self.ledger.settings.collapse_bytes_max / self.memory_parts();
-        if !self.is_logged_in() || self.connection.unsent() > collapse_bytes_max {
-            return false;
-        }
-        let sent = self.with_flight(|session, settings| {
-            let (accepts_lz4, parcel) = (session.accepts_lz4(), Parcel::new(push));
-            let flight = session.flight_or_new(settings);
-            if !flight.is_clear_for(&parcel, now, settings.batching()) {
-                return None;
-            }
-            let is_first = flight.window.is_empty();
-            let frame = flight.launch(parcel, now, accepts_lz4);
-            session.next_seq = frame.header.seq + 1;
-            Some((frame, is_first))
-        });
-        let Some((frame, is_first)) = sent.flatten() else { return false };
-        self.ledger.counters[Count::Pushes] += 1;
-        self.send(frame, outputs);
-        if is_first {
-            self.arm_ack(now); // later ones are not due before the first
-        }
-        true
-    }
-
-    /// Number by which the limits of one client are divided now.
-    fn memory_parts(&self) -> usize {
-        if self.ledger.is_above_watermark(1) { MEMORY_PARTS } else { 1 }
     }
 
     /// Queues a push. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9]. A push whose outcome
@@ -105,7 +74,7 @@ impl Client<'_> {
     ) -> Result<(), CloseReason> {
         let (key, unsent) = (self.key, self.connection.unsent());
         let is_away = self.connection.state == State::Detached;
-        let parts = self.memory_parts();
+        let parts = memory_parts(self.ledger);
         let queued = self.with_flight(|session, settings| {
             let flight = session.flight_or_new(settings);
             let mut parcel = Parcel::new(push);
@@ -376,6 +345,37 @@ impl Client<'_> {
             self.arm(deadline.max(now + NEXT_CHECK));
         }
     }
+}
+
+/// Sends a push without queueing it. False: nothing was done, because something waits before it, or it has to wait itself.
+fn try_send_push(client: &mut Client<'_>, now: Instant, push: &Push, outputs: &mut Outputs) -> bool {
+    let collapse_bytes_max = client.ledger.settings.collapse_bytes_max / memory_parts(client.ledger);
+    if !client.is_logged_in() || client.connection.unsent() > collapse_bytes_max {
+        return false;
+    }
+    let sent = client.with_flight(|session, settings| {
+        let (accepts_lz4, parcel) = (session.accepts_lz4(), Parcel::new(push));
+        let flight = session.flight_or_new(settings);
+        if !flight.is_clear_for(&parcel, now, settings.batching()) {
+            return None;
+        }
+        let is_first = flight.window.is_empty();
+        let frame = flight.launch(parcel, now, accepts_lz4);
+        session.next_seq = frame.header.seq + 1;
+        Some((frame, is_first))
+    });
+    let Some((frame, is_first)) = sent.flatten() else { return false };
+    client.ledger.counters[Count::Pushes] += 1;
+    client.send(frame, outputs);
+    if is_first {
+        client.arm_ack(now); // later ones are not due before the first
+    }
+    true
+}
+
+/// Returns the number by which the limits of one client are divided now.
+fn memory_parts(ledger: &Ledger) -> usize {
+    if ledger.is_above_watermark(1) { MEMORY_PARTS } else { 1 }
 }
 
 /// Returns whether a part of the queue is full: `1/parts` of it. One push is always taken: its size is up to the
