@@ -97,19 +97,19 @@ pub enum Refusal {
 /// [`Refusal`]: send its [answer](Refusal::answer) and end the connection. Bytes that are not HTTP are refused at once.
 pub fn read(input: &[u8], origins: &Origins) -> Result<Option<Accepted>, Refusal> {
     let head = &input[..input.len().min(HEAD_BYTES_MAX)];
+    // What comes behind the first fault has no say, or the verdict would depend on how the bytes come.
+    let (head, is_bare) = first_bare_line(head).map_or((head, false), |line_end| (&head[..line_end], true));
     let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = Request::new(&mut lines);
     let head_bytes = match request.parse(head) {
+        Ok(Status::Complete(bytes)) if is_bare && bytes == head.len() => return Err(Refusal::BadHead),
         Ok(Status::Complete(bytes)) => bytes,
+        Ok(Status::Partial) if is_bare => return Err(Refusal::BadHead),
         Ok(Status::Partial) if head.len() == HEAD_BYTES_MAX => return Err(Refusal::TooLarge),
-        Ok(Status::Partial) if has_bare_line_end(head) => return Err(Refusal::BadHead),
         Ok(Status::Partial) => return Ok(None),
         Err(Error::TooManyHeaders) => return Err(Refusal::TooLarge),
         Err(_) => return Err(Refusal::BadHead),
     };
-    if has_bare_line_end(&head[..head_bytes]) {
-        return Err(Refusal::BadHead);
-    }
     let accept = judge(&request, origins)?;
     Ok(Some(Accepted { head_bytes, accept }))
 }
@@ -179,9 +179,10 @@ fn accept_of(key: &[u8]) -> [u8; ACCEPT_CHARS] {
     accept
 }
 
-/// Returns whether a line ends with LF alone: a proxy in front may see other lines in such a head.
-fn has_bare_line_end(head: &[u8]) -> bool {
-    head.first() == Some(&b'\n') || head.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+/// Returns the place behind the first line that ends with LF alone: a proxy in front may see other lines in such a head.
+fn first_bare_line(head: &[u8]) -> Option<usize> {
+    let is_bare = |at: &usize| head[*at] == b'\n' && (*at == 0 || head[at - 1] != b'\r');
+    (0..head.len()).find(is_bare).map(|at| at + 1)
 }
 
 impl Accepted {

@@ -172,6 +172,23 @@ fn a_head_that_does_not_end_is_refused_at_its_limit() {
 }
 
 #[test]
+fn the_first_fault_of_a_head_decides_also_when_others_are_behind_it() {
+    let origins = Origins::default();
+    let many = "A: b\r\n".repeat(HEADERS_MAX + 1);
+    let bare = format!("GET / HTTP/1.1\r\nHost: a\n{many}\r\n");
+    let full = format!("GET / HTTP/1.1\r\n{many}Host: a\n\r\n");
+    let long = format!("GET / HTTP/1.1\nA: {}", "b".repeat(HEAD_BYTES_MAX));
+    for (head, expected) in [(&bare, Refusal::BadHead), (&full, Refusal::TooLarge), (&long, Refusal::BadHead)]
+    {
+        for cut in 0..=head.len() {
+            let verdict = read(&head.as_bytes()[..cut], &origins);
+            assert!(verdict == Ok(None) || verdict == Err(expected), "{verdict:?} after {cut} bytes");
+        }
+        assert_eq!(read(head.as_bytes(), &origins), Err(expected));
+    }
+}
+
+#[test]
 fn mistyped_origins_are_refused_with_what_to_write() {
     let told = |text: &str| Origins::parse(&[text]).expect_err(text);
     for text in [
