@@ -13,7 +13,7 @@
 //! classic:  overdue ──► again ──overdue──► again ──overdue──► again ──overdue──► CLOSE(ACK_TIMEOUT)
 //! ```
 
-use super::client::{Client, Ledger};
+use super::client::Client;
 use super::flight::{Flight, ProbeStep};
 use super::parcel::Parcel;
 use super::{Count, Output, Outputs, Settings};
@@ -40,8 +40,8 @@ const CLASSIC_RESENDS: u8 = 3;
 const NEXT_CHECK: Duration = Duration::from_millis(1);
 
 impl Client<'_> {
-    /// Delivers one push: sends it if nothing waits before it, or else queues it behind the window and sends what the window
-    /// has room for. `own`: a copy of the push's body that its receivers share; made when the first of them must wait.
+    /// Delivers one push: queues it behind the window, and sends what the window has room for. `own`: a copy of the
+    /// push's body that its receivers share; made when the first of them must wait.
     ///
     /// # Errors
     /// The connection is to be closed: its queue is full.
@@ -52,9 +52,6 @@ impl Client<'_> {
         own: &mut Option<Bytes>,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        if try_send_push(self, now, push, outputs) {
-            return self.check_clogged();
-        }
         self.queue(now, push, own, outputs)?;
         if self.connection.state == State::Detached {
             report(push.ticket, self.key, Outcome::Queued, outputs);
@@ -74,9 +71,12 @@ impl Client<'_> {
     ) -> Result<(), CloseReason> {
         let (key, unsent) = (self.key, self.connection.unsent());
         let is_away = self.connection.state == State::Detached;
-        let parts = memory_parts(self.ledger);
+        let parts = if self.ledger.is_above_watermark(1) { MEMORY_PARTS } else { 1 };
         let queued = self.with_flight(|session, settings| {
-            let flight = session.flight_or_new(settings);
+            let (next_seq, trip) = (session.next_seq, session.trip);
+            let flight = session
+                .flight
+                .get_or_insert_with(|| Box::new(Flight::new(settings.downlink, next_seq, trip)));
             let mut parcel = Parcel::new(push);
             let is_slow = flight.waiting_bytes() + unsent > settings.collapse_bytes_max / parts;
             let mut notify = if is_slow { collapsed(&parcel) } else { None };
@@ -345,37 +345,6 @@ impl Client<'_> {
             self.arm(deadline.max(now + NEXT_CHECK));
         }
     }
-}
-
-/// Sends a push without queueing it. False: nothing was done, because something waits before it, or it has to wait itself.
-fn try_send_push(client: &mut Client<'_>, now: Instant, push: &Push, outputs: &mut Outputs) -> bool {
-    let collapse_bytes_max = client.ledger.settings.collapse_bytes_max / memory_parts(client.ledger);
-    if !client.is_logged_in() || client.connection.unsent() > collapse_bytes_max {
-        return false;
-    }
-    let sent = client.with_flight(|session, settings| {
-        let (accepts_lz4, parcel) = (session.accepts_lz4(), Parcel::new(push));
-        let flight = session.flight_or_new(settings);
-        if !flight.is_clear_for(&parcel, now, settings.batching()) {
-            return None;
-        }
-        let is_first = flight.window.is_empty();
-        let frame = flight.launch(parcel, now, accepts_lz4);
-        session.next_seq = frame.header.seq + 1;
-        Some((frame, is_first))
-    });
-    let Some((frame, is_first)) = sent.flatten() else { return false };
-    client.ledger.counters[Count::Pushes] += 1;
-    client.send(frame, outputs);
-    if is_first {
-        client.arm_ack(now); // later ones are not due before the first
-    }
-    true
-}
-
-/// Returns the number by which the limits of one client are divided now.
-fn memory_parts(ledger: &Ledger) -> usize {
-    if ledger.is_above_watermark(1) { MEMORY_PARTS } else { 1 }
 }
 
 /// Returns whether a part of the queue is full: `1/parts` of it. One push is always taken: its size is up to the

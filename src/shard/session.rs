@@ -246,12 +246,6 @@ impl Session {
         settings.session_end((self.expires_s > 0).then(|| u64::from(self.expires_s)))
     }
 
-    /// The outstanding reliable downlink frames; none at first.
-    pub(super) fn flight_or_new(&mut self, settings: &Settings) -> &mut Flight {
-        let (next_seq, trip) = (self.next_seq, self.trip);
-        self.flight.get_or_insert_with(|| Box::new(Flight::new(settings.downlink, next_seq, trip)))
-    }
-
     /// Memory of pushes that are in flight or wait behind the window, in bytes.
     pub(super) fn flight_bytes(&self) -> usize {
         self.flight.as_ref().map_or(0, |flight| flight.bytes())
