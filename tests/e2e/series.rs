@@ -42,8 +42,8 @@ impl Series {
             format!("backend.endpoints={}", backend.address),
         ];
         // Later ones win.
-        let mut command =
-            Gateway::command(&[&UNHURRIED[..], &[own[0].as_str(), own[1].as_str()], sets].concat());
+        let own = [own[0].as_str(), own[1].as_str(), "limits.handshake_timeout=5m"];
+        let mut command = Gateway::command(&[&UNHURRIED[..], &own, sets].concat());
         command.env(moorline::failpoint::VARIABLE, faults.path());
         let gateway = start(command);
         gateway.until_ready();
