@@ -130,6 +130,9 @@ fn acks_and_repeats_that_arrive_while_everything_stands_still_count_once() {
     assert_eq!(bob.heard.repeats, 0, "each once");
 }
 
+/// Longest `backend.up_timeout`.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+
 #[test]
 fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
     let (clients, each) = (200, if soak::is_long() { 60 } else { 50 });
@@ -156,6 +159,7 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
         payload
     };
     let key = |from: usize, number: usize| (from as u128) << 64 | number as u128;
+    let asked = clock::now();
     for (from, person) in people.iter_mut().enumerate() {
         for number in 1..=each {
             let to = format!("p{}", (from + 1) % clients);
@@ -170,6 +174,12 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
     }
     stopped.go_on();
     let since = clock::now();
+    if since.saturating_since(asked) > ANSWERED_WITHIN / 2 {
+        crate::skipped(
+            "on this busy machine the questions outlast backend.up_timeout, which ends at a minute",
+        );
+        return;
+    }
     for (from, person) in people.iter_mut().enumerate() {
         person.until("every answer", |heard| heard.send_acks.len() == each);
         person.until("every message", |heard| heard.pushes.len() == each);
