@@ -43,6 +43,7 @@ pub use restarts::{Refused, Restart, RestartControl, RestartOrder, Restartz, Ste
 pub use status::{Phase, Problems, Status, Varz};
 
 use crate::metrics::{CounterSet, Metric, Registry};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use moorline_net::http::{
     Address, Event, Limits, Listener, Refusal, Request, Response, Server, Settings, StatusCode, header,
 };
@@ -130,6 +131,10 @@ pub struct RetiredSocket {
     /// `None`: it has ended.
     server: Mutex<Option<Server>>,
     path: PathBuf,
+    /// Somebody wants the end before its time.
+    wish: (Sender<()>, Receiver<()>),
+    /// It has ended.
+    ended: (Sender<()>, Receiver<()>),
 }
 
 impl RetiredSocket {
@@ -146,7 +151,7 @@ impl RetiredSocket {
     ) -> io::Result<Self> {
         let place = Place::Retired(Roles::new(group), now);
         let server = start(listener.into(), "admin-retired", place, status, registry, LIMITS)?;
-        Ok(Self { server: Mutex::new(Some(server)), path })
+        Ok(Self { server: Mutex::new(Some(server)), path, wish: bounded(1), ended: bounded(1) })
     }
 
     /// Path of the socket.
@@ -161,13 +166,21 @@ impl RetiredSocket {
         }
     }
 
-    /// Ends the thread within about 2 s, and removes the path; the first time only, for the path may be another's later. Call
-    /// it only in a process that serves.
-    pub fn end(&self) {
+    /// Waits for the time or the wish, ends the thread, and removes the path. The file system may hang: call it once, in a thread
+    /// that serves nobody, of a process that serves.
+    pub fn end_after(&self, time: Duration) {
+        self.wish.1.recv_timeout(time).ok();
         let taken = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(server) = taken {
-            std::fs::remove_file(&self.path).ok();
-            server.stop();
+        std::fs::remove_file(&self.path).ok();
+        taken.into_iter().for_each(Server::stop);
+        self.ended.0.try_send(()).ok();
+    }
+
+    /// Has it end now, and waits for that no longer than this.
+    pub fn end_within(&self, time: Duration) {
+        self.wish.0.try_send(()).ok(); // full: somebody has asked before
+        if self.ended.1.recv_timeout(time).is_ok() {
+            self.ended.0.try_send(()).ok(); // for whoever asks next
         }
     }
 }

@@ -42,6 +42,8 @@ const REACTOR_MAIL_MAX: usize = 4096;
 const RESERVED_FDS: u64 = 100;
 /// Limit of connections, unless the settings or the open-files limit are lower.
 const CONNECTIONS_DEFAULT: usize = 1 << 20;
+/// Longest wait for the end of the admin socket of the settings before.
+pub(super) const RETIRED_MAX: Duration = Duration::from_millis(500);
 /// Interval of the attempts to put an order into a full mailbox.
 const ORDER_RETRY: Duration = Duration::from_millis(1);
 /// Attempts after which a reactor counts as stuck.
@@ -398,7 +400,7 @@ impl Gateway {
         for Thread { handle, .. } in self.worker_threads {
             _ = handle.join();
         }
-        self.retired_socket.iter().for_each(|socket| socket.end());
+        self.retired_socket.iter().for_each(|socket| socket.end_within(RETIRED_MAX));
         if let Some(admin) = self.admin {
             admin.stop();
         }

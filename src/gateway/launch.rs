@@ -217,10 +217,7 @@ impl Parked {
         gateway.admin_sockets.own();
         if let (Some(retiring), Some(retired)) = (retiring, gateway.retired_socket.clone()) {
             retired.open();
-            retiring.tell(move || {
-                std::thread::park_timeout(RETIRED_TIME);
-                retired.end();
-            });
+            retiring.tell(move || retired.end_after(RETIRED_TIME));
         }
         files.tell(move || {
             failpoint::reach("new.pid_file");

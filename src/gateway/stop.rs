@@ -1,7 +1,7 @@
 //! Signals, orders, and the graceful shutdown.
 
 use super::GatewayError;
-use super::assembly::Gateway;
+use super::assembly::{Gateway, RETIRED_MAX};
 use super::handover::{self, Outcome, RunSettings, notify_main_pid};
 use super::reload::Reloading;
 use super::signals::{End, Signals};
@@ -193,7 +193,7 @@ impl Supervisor {
         let status = &gateway.status;
         let number = status.restarts.begin();
         // The new process may bind that path.
-        gateway.retired_socket.iter().for_each(|socket| socket.end());
+        gateway.retired_socket.iter().for_each(|socket| socket.end_within(RETIRED_MAX));
         self.finish_orders(signals);
         let binary = match &order.target {
             Target::Again => String::new(),
