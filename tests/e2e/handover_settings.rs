@@ -16,6 +16,20 @@ fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
+/// Starts a gateway whose places are all in its settings file.
+fn series_of(settings: &TempFile) -> Series {
+    let pid_file = TempFile::new("");
+    let arguments = [
+        "run",
+        "-c",
+        settings.path().to_str().expect("text"),
+        "--set=reactor.count=2",
+        &format!("--set=handover.pid_file={}", pid_file.path().display()),
+    ];
+    let gateway = crate::gateway::Gateway::of_command(crate::process::program(&arguments));
+    Series::of(gateway, pid_file)
+}
+
 #[test]
 fn links_stay_when_their_number_and_the_order_of_endpoints_change() {
     // Two endpoints of one store.
@@ -83,16 +97,8 @@ fn the_admin_address_the_backlog_and_the_name_are_those_of_the_settings_or_said_
         std::fs::write(file.path(), text).expect("our file");
     };
     settings(first, 64, "one");
-    let pid_file = TempFile::new("");
-    let arguments = [
-        "run",
-        "-c",
-        file.path().to_str().expect("text"),
-        &format!("--set=handover.pid_file={}", pid_file.path().display()),
-    ];
-    let gateway = crate::gateway::Gateway::of_command(crate::process::program(&arguments));
-    gateway.until_ready();
-    let mut series = Series::of(gateway, pid_file);
+    let mut series = series_of(&file);
+    series.gateway.until_ready();
     let mut client = Client::login(port, "alice", "d");
     let old = series.pid();
     settings(second, 7, "two");
@@ -138,15 +144,7 @@ fn an_upgrade_that_moves_or_disables_the_admin_socket_is_told_by_the_socket_of_b
     };
     let at = |path: &std::path::Path| format!("socket = \"{}\"", path.display());
     settings(&at(&a));
-    let pid_file = TempFile::new("");
-    let arguments = [
-        "run",
-        "-c",
-        file.path().to_str().expect("text"),
-        &format!("--set=handover.pid_file={}", pid_file.path().display()),
-    ];
-    let gateway = crate::gateway::Gateway::of_command(crate::process::program(&arguments));
-    let _series = Series::of(gateway, pid_file);
+    let _series = series_of(&file);
     let mut client = Client::login(port, "alice", "d");
     let ask = |command: &str, path: &std::path::Path| run(&[command, "--admin", &path.display().to_string()]);
     // Back at once, while the socket of before still answers.
