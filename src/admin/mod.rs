@@ -133,7 +133,7 @@ pub struct RetiredSocket {
     path: PathBuf,
     /// Somebody wants the end before its time.
     wish: (Sender<()>, Receiver<()>),
-    /// It has ended.
+    /// The end, told by the thread that ended it.
     ended: (Sender<()>, Receiver<()>),
 }
 
