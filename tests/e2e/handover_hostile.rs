@@ -8,7 +8,7 @@ use crate::gateway::Backend;
 use crate::process::{Stopped, TempFile};
 use crate::raw::{Acks, Client, bytes_of, hello, message, message_into, send_frame};
 use crate::series::{Series, descriptors};
-use crate::{soak, until};
+use crate::{is_too_slow, soak, until};
 use moorline::sys::clock;
 use moorline_proto::frame::{Command, Flags};
 use moorline_proto::message::client::{Code, Send};
@@ -130,9 +130,6 @@ fn acks_and_repeats_that_arrive_while_everything_stands_still_count_once() {
     assert_eq!(bob.heard.repeats, 0, "each once");
 }
 
-/// Longest `backend.up_timeout`.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
-
 #[test]
 fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
     let (clients, each) = (200, if soak::is_long() { 60 } else { 50 });
@@ -174,16 +171,14 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
     }
     stopped.go_on();
     let since = clock::now();
-    if since.saturating_since(asked) > ANSWERED_WITHIN / 2 {
-        crate::skipped(
-            "on this busy machine the questions outlast backend.up_timeout, which ends at a minute",
-        );
-        return;
-    }
     for (from, person) in people.iter_mut().enumerate() {
         person.until("every answer", |heard| heard.send_acks.len() == each);
+        let codes: Vec<_> = person.heard.send_acks.iter().map(|ack| ack.code()).collect();
+        if codes.contains(&Code::Retry) && is_too_slow(asked) {
+            return;
+        }
+        assert!(codes.iter().all(|code| *code == Code::Ok), "{from}: {codes:?}");
         person.until("every message", |heard| heard.pushes.len() == each);
-        assert!(person.heard.send_acks.iter().all(|ack| ack.code() == Code::Ok), "{from}");
         // An ack that is not read within 2 s is asked for, and the same frames are sent again.
         let took = clock::now().saturating_since(since);
         let (repeats, again) = (person.heard.repeats, person.heard.again);

@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
 /// Longest wait for a process to be ready. It ends a hang, and says nothing about the time that is normal.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+const READY_WITHIN: Duration = Duration::from_secs(300);
 
 /// The program under test. A gateway runs no file anew that its group may write, and under umask 002 the build folder
 /// is so: then a copy elsewhere is used.
