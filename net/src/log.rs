@@ -24,6 +24,8 @@ use std::time::Duration;
 const LINES_MAX: usize = 8192;
 /// Bytes in the queue.
 const BYTES_MAX: usize = 4 << 20;
+/// Bytes that a pipe takes at once when it says that it takes any.
+const PAGE_BYTES: usize = 4096;
 /// Longest wait of [`LogWriter::flush`].
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 /// Longest wait of [`LogWriter::flush`] for one line: a stream that takes nothing for this long is stuck.
@@ -210,13 +212,24 @@ fn ignore_interrupt(error: Errno) -> Result<i32, Errno> {
 ///
 /// # Errors
 /// The system's: no thread.
-pub fn write_detached(
+fn write_detached(
     stream: impl AsFd + Send + 'static,
     text: String,
     on_end: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
     let run = move || on_end(write_all(stream.as_fd(), text.as_bytes()));
     crate::thread::spawn("line-writer", run).map(drop)
+}
+
+/// Writes a short `text` to `stream` in the calling thread, if it takes it within `wait`. A pipe that says so takes a whole
+/// page, so that longer texts are cut.
+fn write_now(stream: impl AsFd, text: &str, wait: Duration) -> io::Result<()> {
+    let mut watched = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    if poll(&mut watched, wait).or_else(ignore_interrupt)? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    write_all(stream.as_fd(), &text.as_bytes()[..text.len().min(PAGE_BYTES)])
 }
 
 /// Writes `text` to `stream` in the calling thread, which waits as long as the stream does not take it.
@@ -227,16 +240,24 @@ pub fn write_here(stream: impl AsFd, text: &str) -> io::Result<()> {
     write_all(stream.as_fd(), text.as_bytes())
 }
 
-/// Writes a ready line to standard output. A failure is logged and has no other effect.
-pub fn announce(line: String) {
-    let logged = |result: io::Result<()>| {
-        if let Err(error) = result {
+/// Writes a ready line to standard output. A failure is logged and has no other effect; so is a reader that takes nothing.
+pub fn announce(line: &str) {
+    let write = |line: &str| {
+        let written = match write_now(io::stdout(), line, FLUSH_MAX) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                tracing::warn!("standard output takes nothing, so nobody has read the ready line");
+                write_all(io::stdout().as_fd(), line.as_bytes())
+            }
+            written => written,
+        };
+        if let Err(error) = written {
             tracing::warn!(%error, "cannot write the ready line to standard output");
         }
     };
-    let begun = write_detached(io::stdout(), line, logged);
-    if let Err(error) = begun {
+    let copy = line.to_owned();
+    if let Err(error) = crate::thread::spawn("line-writer", move || write(&copy)) {
         tracing::warn!(%error, "cannot start a thread for the ready line");
+        write_now(io::stdout(), line, Duration::ZERO).ok();
     }
 }
 
@@ -244,9 +265,14 @@ pub fn announce(line: String) {
 ///
 /// # Errors
 /// The write's own, or `TimedOut`: the stream is stuck.
-pub fn write_within_deadline(stream: impl AsFd + Send + 'static, text: String) -> io::Result<()> {
+pub fn write_within_deadline(stream: impl AsFd + Send + Sync + 'static, text: String) -> io::Result<()> {
     let (sender, result) = sync_channel(1);
-    write_detached(stream, text, move |result| _ = sender.try_send(result))?;
+    let (stream, copy) = (Arc::new(stream), text.clone());
+    let begun = write_detached(Arc::clone(&stream), text, move |result| _ = sender.try_send(result));
+    if begun.is_err() {
+        // A process that gets no thread says so all the same.
+        return write_now(stream.as_fd(), &copy, FLUSH_MAX);
+    }
     result.recv_timeout(FLUSH_MAX).unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 

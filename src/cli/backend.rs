@@ -212,7 +212,7 @@ fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Re
         let store = if config.im.folder.as_os_str().is_empty() { "memory" } else { "disk" };
         let pid = std::process::id();
         let line = format!("moorline backend ready link={}{api} pid={pid} store={store}\n", ready.link);
-        moorline_net::log::announce(line);
+        moorline_net::log::announce(&line);
     };
     let outcome = moorline_backend::run(config, &live, &log.dropped(), ready, &stop).map_err(failure);
     ends.close();

@@ -388,6 +388,6 @@ fn announce(backend: &str, gateway: &str, certificate: Option<&Certificate>) -> 
          end       Ctrl-C\n"
     );
     // A standard output that is gone or stuck holds up nothing.
-    moorline_net::log::announce(text);
+    moorline_net::log::announce(&text);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Log lines on standard error, as text for people or JSON for machines.
 
 use super::Failure;
-use crate::config::LogFormat;
+use crate::config::{LogFormat, log_level};
 use moorline_net::log::LogWriter;
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub(super) type SetLevel = Box<dyn Fn(&str) -> Result<(), String>>;
 /// Starts logging for the whole process, once. No thread that logs waits for standard error.
 pub(super) fn start(level: &str, format: LogFormat) -> Result<(LogWriter, SetLevel), Failure> {
     let filter =
-        EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log level {level:?}: {error}")))?;
+        log_level::parse(level).map_err(|problem| Failure::Usage(format!("log level: {problem}")))?;
     let cannot_start =
         |error: &dyn ToString| Failure::Failed(format!("cannot start logging: {}", error.to_string()));
     let writer = LogWriter::start(io::stderr()).map_err(|error| cannot_start(&error))?;
@@ -40,6 +40,6 @@ pub(super) fn start(level: &str, format: LogFormat) -> Result<(LogWriter, SetLev
 }
 
 fn replace(level: &str, put: impl FnOnce(EnvFilter) -> Result<(), reload::Error>) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("log level {level:?}: {error}"))?;
+    let filter = log_level::parse(level)?;
     put(filter).map_err(|error| format!("cannot change the log level: {error}"))
 }

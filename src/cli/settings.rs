@@ -1,7 +1,6 @@
 //! `-c` and `--set`, and what is printed about settings.
 
 use super::{Failure, note, say};
-use crate::auth;
 use crate::config::{Config, Loaded, SCHEMA};
 use crate::gateway;
 use clap::{Args, Subcommand};
@@ -73,9 +72,7 @@ pub(super) fn say_valid(file: Option<&Path>) -> Result<(), Failure> {
 
 pub(super) fn check(args: &SettingsArgs) -> Result<(), Failure> {
     let config = args.load()?.config;
-    auth::judge(&config.auth).map_err(Failure::usage)?;
-    gateway::check_trust(&config).map_err(Failure::usage)?;
-    gateway::check_tls(&config).map_err(Failure::usage)?;
+    gateway::check_files(&config).map_err(Failure::usage)?;
     warn(&config.warnings());
     say_valid(args.file.as_deref())
 }

@@ -5,6 +5,7 @@
 //! Opens no socket and reads no secret: secrets are files that their owner reads.
 
 mod keys;
+pub mod log_level;
 mod reload;
 #[cfg(test)]
 mod tests;

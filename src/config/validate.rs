@@ -4,7 +4,7 @@
 
 use super::{
     AuthMode, BackendConfig, Balance, Config, HANDSHAKE_THREADS_MAX, LISTENERS_MAX, LinkTlsConfig, Plain,
-    REACTORS_MAX, WORKERS_MAX, format_duration,
+    REACTORS_MAX, WORKERS_MAX, format_duration, log_level,
 };
 use moorline_net::http::is_host_name;
 use moorline_net::proxy::Trusted;
@@ -86,17 +86,8 @@ fn check_identity(rules: &mut Rules<'_>, config: &Config) {
                 .to_owned()
         }),
     }
-    rules.require(
-        tracing_subscriber::EnvFilter::try_new(&config.log.level).is_ok() && !config.log.level.is_empty(),
-        "log.level",
-        || {
-            format!(
-                "{:?} is no level; expected error, warn, info, debug, trace or directives such as \
-                 \"info,moorline::router=debug\"",
-                config.log.level
-            )
-        },
-    );
+    let level = log_level::parse(&config.log.level);
+    rules.require(level.is_ok(), "log.level", || level.err().unwrap_or_default());
 }
 
 fn check_listeners(rules: &mut Rules<'_>, config: &Config) {

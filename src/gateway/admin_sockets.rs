@@ -197,7 +197,7 @@ fn path_of(listener: &UnixListener) -> Option<PathBuf> {
 }
 
 /// Finds the group by its name or number; `None`: the name is empty.
-fn group(name: &str) -> Result<Option<Gid>, GatewayError> {
+pub(super) fn group(name: &str) -> Result<Option<Gid>, GatewayError> {
     if name.is_empty() {
         return Ok(None);
     }

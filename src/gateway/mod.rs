@@ -17,6 +17,7 @@ mod launch;
 mod link_tls;
 mod listening;
 mod notifier;
+mod places;
 mod reload;
 mod signals;
 mod stop;
@@ -26,7 +27,6 @@ mod trust;
 
 pub use reload::{Reread, SetLogLevel, Sources};
 
-use crate::auth;
 use crate::config::{ByteSize, Config, SettingsError};
 use crate::metrics::{CounterSet, Metric};
 use crate::snapshot::SnapshotError;
@@ -45,7 +45,7 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// An address could not be bound.
-    #[error("cannot listen on {key} = \"{address}\": {source}; is another process using it?")]
+    #[error("cannot listen on {key} = \"{address}\": {source}{}", hint_of(source))]
     Bind {
         /// Configuration key.
         key: String,
@@ -64,6 +64,16 @@ pub enum GatewayError {
         limit: u64,
         /// Descriptors that clients do not get.
         reserved: u64,
+    },
+    /// A file or socket that the settings name cannot be used.
+    #[error("cannot use {key} = \"{}\": {problem}", path.display())]
+    Place {
+        /// Configuration key.
+        key: &'static str,
+        /// Value of the key.
+        path: PathBuf,
+        /// Cause, for people.
+        problem: String,
     },
     /// The admin socket could not be bound.
     #[error("cannot listen on admin.socket = \"{}\": {problem}", path.display())]
@@ -113,6 +123,16 @@ pub enum GatewayError {
     Thread(String),
 }
 
+/// Fix of an address that cannot be bound.
+fn hint_of(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "; is another process using it?",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
 impl GatewayError {
     fn system(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { operation, source }
@@ -120,8 +140,9 @@ impl GatewayError {
 }
 
 pub use link_tls::LinkTlsError;
-pub use tls::{TlsError, check as check_tls};
-pub use trust::{TrustError, check as check_trust};
+pub use places::check_files;
+pub use tls::TlsError;
+pub use trust::TrustError;
 
 /// Gives a process that a hot restart started the name of its program back: it was run by a descriptor, and the system
 /// named it by that number.
@@ -156,8 +177,7 @@ pub fn is_only_asked() -> bool {
 /// [`GatewayError`].
 pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), GatewayError> {
     if is_only_asked() {
-        auth::judge(&config.auth)?;
-        trust::check(&config)?;
+        places::check(&config)?;
         return say(&handover::check_line());
     }
     let config = fit_to_memory(config);
@@ -166,7 +186,17 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let previous = fds.as_mut().and_then(|fds| fds.previous.take());
     let settings = handover::RunSettings::of_this_process(&config, previous);
-    let audit = audit_log(&config)?;
+    let opened = audit_log(&config).and_then(|audit| Ok((audit, reload::ReadThread::start()?)));
+    let (audit, reader) = match (opened, fds.take()) {
+        (Ok(made), taken) => {
+            fds = taken;
+            made
+        }
+        (Err(error), taken) => {
+            taken.into_iter().for_each(|fds| fds.refuse(&error));
+            return Err(error);
+        }
+    };
     // Behind this point nothing may fail: this process serves.
     let gateway = if let Some(fds) = fds {
         signals.hear();
@@ -183,7 +213,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     let lines = Arc::new(CounterSet::new(AUDIT_METRICS));
     gateway.metrics.carry(AUDIT_METRICS);
     gateway.metrics.add(Arc::clone(&lines));
-    let reloading = reload::Reloading::new(config, sources);
+    let reloading = reload::Reloading::new(config, sources, reader);
     let audit = stop::Audit { log: audit, lines };
     let supervisor = stop::Supervisor { gateway, reloading, settings, log: log.clone(), audit };
     supervisor.serve(&signals)
@@ -216,7 +246,7 @@ fn audit_log(config: &Config) -> Result<AuditLog, GatewayError> {
         return Ok(AuditLog::default());
     }
     let opened = AuditLog::start(file, config.audit.size_max.as_u64());
-    opened.map_err(GatewayError::system("open the file of audit.file"))
+    opened.map_err(GatewayError::system("open the file of audit.file, or start its thread"))
 }
 
 const AUDIT_METRICS: &[Metric] =

@@ -7,14 +7,16 @@
 //! The files are read in a thread, with a deadline: on a file system that does not answer, the main thread must go on
 //! hearing signals.
 
+use super::GatewayError;
 use super::assembly::Gateway;
 use super::signals::Signals;
 use super::tls::Fresh;
 use super::trust;
 use crate::auth::{Judge, Prepared};
 use crate::config::{Config, SettingsError};
+use crate::sys::room;
 use crate::worker::Credentials;
-use crossbeam_channel::{Receiver, TryRecvError, after, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, after, bounded, select};
 use moorline_net::clock::Clock;
 use moorline_net::thread;
 use std::cell::RefCell;
@@ -24,6 +26,8 @@ use std::time::Duration;
 
 /// Longest time for the files of a reload. The command line waits 10 s for the verdict.
 const READ_MAX: Duration = Duration::from_secs(8);
+/// Bytes of addresses for the files of a reload: each file has 1 MiB at most, and is parsed.
+const ROOM_MIN: u64 = 8 << 20;
 
 /// Reads all sources of the settings again.
 pub type Reread = Arc<dyn Fn() -> Result<Config, SettingsError> + Send + Sync>;
@@ -52,8 +56,38 @@ pub(super) type Changes = (Vec<String>, Vec<String>);
 pub(super) struct Reloading {
     pub(super) config: RefCell<Config>,
     sources: Sources,
-    /// Thread that read for longer than [`READ_MAX`]; nobody takes its result.
+    reader: ReadThread,
+    /// Files that took longer than [`READ_MAX`]; nobody takes the result.
     late: RefCell<Option<Receiver<Result<Read, String>>>>,
+}
+
+/// The thread that reads files. It is there before the gateway serves: a system that refuses threads later ends nothing.
+#[derive(Debug)]
+pub(super) struct ReadThread {
+    orders: Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl ReadThread {
+    /// Starts the thread; it ends with this value.
+    ///
+    /// # Errors
+    /// [`GatewayError::System`]: no thread.
+    pub(super) fn start() -> Result<Self, GatewayError> {
+        let (orders, taken) = bounded::<Box<dyn FnOnce() + Send>>(1);
+        let started = thread::spawn("reload", move || taken.iter().for_each(|read| read()));
+        started.map_err(GatewayError::system("start the thread that reads settings again"))?;
+        Ok(Self { orders })
+    }
+}
+
+/// Refuses a reload for whose files there may be no memory: an allocation that fails ends the process.
+fn check_addresses() -> Result<(), String> {
+    match room::of_addresses() {
+        Some(room) if room.bytes < ROOM_MIN => {
+            Err(format!("{ROOM_MIN} bytes of memory are needed to read them, {room}; raise that limit"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Files that were read and checked, and are not in force yet.
@@ -91,8 +125,8 @@ impl Reader {
 }
 
 impl Reloading {
-    pub(super) const fn new(config: Config, sources: Sources) -> Self {
-        Self { config: RefCell::new(config), sources, late: RefCell::new(None) }
+    pub(super) const fn new(config: Config, sources: Sources, reader: ReadThread) -> Self {
+        Self { config: RefCell::new(config), sources, reader, late: RefCell::new(None) }
     }
 
     /// Reads everything again, then puts in force what can change, all or none. Ends early for a signal that ends the
@@ -137,10 +171,10 @@ impl Reloading {
             in_force: gateway.credentials.read().unwrap_or_else(PoisonError::into_inner).clone(),
             has_identity: gateway.identity.is_some(),
         };
+        check_addresses()?;
         let (sender, done) = bounded(1);
         let read = move || sender.send(reader.read()).unwrap_or(()); // nobody waits for it any more
-        thread::spawn("reload", read)
-            .map_err(|error| format!("cannot start a thread to read them: {error}"))?;
+        self.reader.orders.try_send(Box::new(read)).map_err(|_| "the thread that reads them has ended")?;
         let deadline = after(READ_MAX);
         let outcome = loop {
             select! {

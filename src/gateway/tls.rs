@@ -95,7 +95,7 @@ impl Fresh {
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn check(config: &Config) -> Result<(), TlsError> {
+pub(super) fn check(config: &Config) -> Result<(), TlsError> {
     Fresh::read(config, unix_now_s(&Clock::default())).map(drop)
 }
 

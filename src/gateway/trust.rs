@@ -113,7 +113,7 @@ fn unix_now_s(clock: &Clock) -> u64 {
 ///
 /// # Errors
 /// [`GatewayError`]: a file is not usable.
-pub fn check(config: &Config) -> Result<(), GatewayError> {
+pub(super) fn check(config: &Config) -> Result<(), GatewayError> {
     match load(config, &config.gateway.id) {
         Err(TrustError::NoLine { .. }) if config.gateway.id.is_empty() => {}
         checked => drop(checked?),

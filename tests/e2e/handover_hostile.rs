@@ -11,7 +11,7 @@ use crate::series::{Series, descriptors};
 use crate::{is_too_slow, soak, until};
 use moorline::sys::clock;
 use moorline_proto::frame::{Command, Flags};
-use moorline_proto::message::client::{Code, Send};
+use moorline_proto::message::client::{Code, Send, SendAck};
 use moorline_proto::message::im::GroupCreateRequest;
 use moorline_proto::message::{encode, frame_of};
 use moorline_proto::random::Random;
@@ -173,7 +173,7 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
     let since = clock::now();
     for (from, person) in people.iter_mut().enumerate() {
         person.until("every answer", |heard| heard.send_acks.len() == each);
-        let codes: Vec<_> = person.heard.send_acks.iter().map(|ack| ack.code()).collect();
+        let codes: Vec<_> = person.heard.send_acks.iter().map(SendAck::code).collect();
         if codes.contains(&Code::Retry) && is_too_slow(asked) {
             return;
         }

@@ -8,7 +8,7 @@ use crate::series::Series;
 use crate::{UP_TIMEOUT_MAX, is_too_slow, soak, until};
 use moorline::admin::Restart;
 use moorline::sys::clock;
-use moorline_proto::message::client::{Code, Push};
+use moorline_proto::message::client::{Code, Push, SendAck};
 
 /// SENDs of one client under way.
 const WINDOW: usize = 32;
@@ -115,7 +115,7 @@ fn measure_parked(fault: Fault) {
     let _backend = place.map(Backend::start_at).or(backend);
     for (from, client) in clients.iter_mut().enumerate() {
         client.until("every answer", |heard| heard.send_acks.len() == WINDOW);
-        let codes: Vec<_> = client.heard.send_acks.iter().map(|ack| ack.code()).collect();
+        let codes: Vec<_> = client.heard.send_acks.iter().map(SendAck::code).collect();
         if codes.contains(&Code::Retry) && is_too_slow(asked) {
             return;
         }

@@ -57,6 +57,7 @@ mod handover_memory;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_orders;
 mod handover_pause;
+mod handover_places;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_settings;
 mod handover_waiting;

@@ -8,15 +8,13 @@
 use super::key::{Key, Renamed, Retired, Shape, literal, shape_of};
 use super::problem::{Loaded, Origin, Problem, SettingsError};
 use super::rules::Rules;
+use super::source::read;
 use super::suggest;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::path::Path;
 use toml::{Table, Value};
 
-/// Limit of a settings file, in bytes; over it the file is refused unread.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Limit of the tables of one list.
 const LIST_MAX: usize = 64;
 
@@ -364,14 +362,4 @@ impl Layers {
         self.problems.extend(broken);
         if self.problems.is_empty() { Ok(loaded) } else { Err(SettingsError::Invalid(self.problems)) }
     }
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    // A device or a pipe tells no length.
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(std::io::Error::other("it is over 1 MiB, which no settings file is"));
-    }
-    Ok(text)
 }

@@ -13,6 +13,7 @@ mod load;
 mod print;
 mod problem;
 mod rules;
+mod source;
 mod suggest;
 #[cfg(test)]
 mod tests;

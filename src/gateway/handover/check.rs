@@ -37,6 +37,10 @@ const ERROR_LINES_MAX: usize = 4;
 const FILES_NEEDED: u64 = 32;
 /// Memory that a new process takes, in percent of the resident size of this process, beside the queued bytes.
 const MEMORY_PERCENT: u64 = 120;
+/// Bytes of addresses that a process takes for a restart beside copies of the snapshot.
+const ADDRESSES_MIN: u64 = 8 << 20;
+/// Length of the shortest file in memory.
+const FILE_MIN: u64 = 4096;
 /// Interval at which the end of the checked binary is looked for.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -133,8 +137,10 @@ fn check_room(queued_bytes: u64) -> Result<(), String> {
 pub(super) fn check_memory(wanted: u64, snapshot: u64) -> Result<(), String> {
     let none = Room { bytes: 0, limit: 0, by: "failpoint".into() };
     let room = failpoint::try_reach("old.room").map_or(Some(none), |()| room::of_memory());
-    // A process has its copy of the snapshot, and its own buffers.
-    let needs = [(wanted, room), (2 * snapshot, room::of_addresses()), (snapshot, room::of_file())];
+    // A process has its copy of the snapshot, and its own buffers. Even with nothing queued there are lists of sockets.
+    let addresses = 2 * snapshot + ADDRESSES_MIN;
+    let needs =
+        [(wanted, room), (addresses, room::of_addresses()), (snapshot.max(FILE_MIN), room::of_file())];
     for (wanted, room) in needs {
         if let Some(room) = room.filter(|room| room.bytes < wanted) {
             return Err(format!(

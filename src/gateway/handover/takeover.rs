@@ -3,7 +3,7 @@
 use super::super::adopt::{Inherited, Warm};
 use super::super::assembly::{Gateway, Prepared};
 use super::super::launch::{End, Parked};
-use super::super::{Config, GatewayError};
+use super::super::{Config, GatewayError, places};
 use super::bodies::Taken;
 use super::channel::{ControlChannel, Message, Received};
 use super::child::{Action, Input, State, Transition};
@@ -80,6 +80,15 @@ impl HandoverFds {
             .ok();
         failpoint::reach("new.started");
         Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent, volunteer, bodies, previous }))
+    }
+}
+
+impl HandoverFds {
+    /// Tells the parent why this process does not take over.
+    pub(in crate::gateway) fn refuse(self, error: &GatewayError) {
+        if let Ok(mut channel) = ControlChannel::new(self.channel) {
+            channel.send(&Message::Failed(error.to_string())).ok();
+        }
     }
 }
 
@@ -265,8 +274,10 @@ impl Takeover<'_> {
         sent.err().map(|error| self.fail(Input::SocketClosed, error))
     }
 
-    /// Watches the listed sockets, and reads the bodies that wait.
+    /// Watches the listed sockets, and reads the bodies that wait. What the settings name is tried here, while the old process
+    /// serves: behind the pause it would cost each client the pause.
     fn watch(&mut self) -> Result<(), GatewayError> {
+        places::check(self.config)?;
         self.warm = Some(watch(&self.sockets, &mut self.inherited)?);
         self.stored = self.bodies.read_first().map_err(GatewayError::system("read the queued bodies"))?;
         let has_tls = self.config.listeners.iter().any(|listener| listener.kind.has_tls());
