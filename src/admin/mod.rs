@@ -43,7 +43,6 @@ pub use restarts::{Refused, Restart, RestartControl, RestartOrder, Restartz, Ste
 pub use status::{Phase, Problems, Status, Varz};
 
 use crate::metrics::{CounterSet, Metric, Registry};
-use crossbeam_channel::{Receiver, Sender, bounded};
 use moorline_net::http::{
     Address, Event, Limits, Listener, Refusal, Request, Response, Server, Settings, StatusCode, header,
 };
@@ -54,7 +53,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Limits of the admin address.
@@ -124,67 +123,6 @@ impl Admin {
     }
 }
 
-/// A running server at an admin socket that the settings do not name any more. Who gave the order there that changed them
-/// reads its verdict; other questions and orders are answered with the new place.
-#[derive(Debug)]
-pub struct RetiredSocket {
-    /// `None`: it has ended.
-    server: Mutex<Option<Server>>,
-    path: PathBuf,
-    /// Somebody wants the end before its time.
-    wish: (Sender<()>, Receiver<()>),
-    /// The end, told by the thread that ended it.
-    ended: (Sender<()>, Receiver<()>),
-}
-
-impl RetiredSocket {
-    /// Starts the thread, which accepts nobody before [`Self::open`]. `now`: path of the socket of today, if there is one.
-    ///
-    /// # Errors
-    /// The system's: no poll, no thread.
-    pub fn start(
-        (listener, group): (UnixListener, Option<Gid>),
-        path: PathBuf,
-        now: Option<PathBuf>,
-        status: &Arc<Status>,
-        registry: &Arc<Registry>,
-    ) -> io::Result<Self> {
-        let place = Place::Retired(Roles::new(group), now);
-        let server = start(listener.into(), "admin-retired", place, status, registry, LIMITS)?;
-        Ok(Self { server: Mutex::new(Some(server)), path, wish: bounded(1), ended: bounded(1) })
-    }
-
-    /// Path of the socket.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Accepts connections: this process serves.
-    pub fn open(&self) {
-        if let Some(server) = &*self.server.lock().unwrap_or_else(PoisonError::into_inner) {
-            server.set_paused(false);
-        }
-    }
-
-    /// Waits for the time or the wish, ends the thread, and removes the path. The file system may hang: call it once, in a thread
-    /// that serves nobody, of a process that serves.
-    pub fn end_after(&self, time: Duration) {
-        self.wish.1.recv_timeout(time).ok();
-        let taken = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
-        std::fs::remove_file(&self.path).ok();
-        taken.into_iter().for_each(Server::stop);
-        self.ended.0.try_send(()).ok();
-    }
-
-    /// Has it end now, and waits for that no longer than this.
-    pub fn end_within(&self, time: Duration) {
-        self.wish.0.try_send(()).ok(); // full: somebody has asked before
-        if self.ended.1.recv_timeout(time).is_ok() {
-            self.ended.0.try_send(()).ok(); // for whoever asks next
-        }
-    }
-}
-
 /// Starts the threads of both sockets, which accept nobody before [`Admin::set_paused`] lets them. The threads' own
 /// figures are added to `registry`.
 ///
@@ -192,6 +130,21 @@ impl RetiredSocket {
 /// The system's: no poll, no thread.
 pub fn spawn(listeners: Listeners, status: &Arc<Status>, registry: &Arc<Registry>) -> io::Result<Admin> {
     spawn_limited(listeners, status, registry, LIMITS)
+}
+
+/// Starts the thread of an admin socket that the settings have given up, paused. `now`: path of the socket of today, if there is
+/// one.
+///
+/// # Errors
+/// The system's: no poll, no thread.
+pub fn spawn_retired(
+    (listener, group): (UnixListener, Option<Gid>),
+    now: Option<&Path>,
+    status: &Arc<Status>,
+    registry: &Arc<Registry>,
+) -> io::Result<Server> {
+    let place = Place::Retired(Roles::new(group), now.map(Path::to_path_buf));
+    start(listener.into(), "admin-retired", place, status, registry, LIMITS)
 }
 
 fn spawn_limited(

@@ -6,11 +6,13 @@
 //! that who ordered the restart there reads its verdict. Was it killed, the next start finds a path where nobody listens, and removes it.
 
 use super::GatewayError;
-use crate::admin::{self, RetiredSocket, Status};
+use super::retired_sockets::{RetiredPlace, RetiredSockets};
+use crate::admin::{self, Status};
 use crate::config::Config;
 use crate::metrics::Registry;
 use crate::sys::clock;
 use moorline_net::unix_socket;
+use moorline_proto::time::Instant;
 use nix::unistd::{Gid, Group, chown, geteuid};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
@@ -32,16 +34,16 @@ pub(super) struct AdminSockets {
     pub(super) address: Option<TcpListener>,
     /// `None`: not enabled, or the default path could not be used.
     pub(super) socket: Option<AdminSocket>,
-    /// Socket of the process before this one that the settings do not want any more.
-    retired: Option<Retired>,
+    /// Sockets of the process before this one that the settings do not want any more, or did not even then.
+    retired: Vec<RetiredPlace>,
 }
 
-/// An inherited socket at a path that is given up.
+/// An admin socket of the process before.
 #[derive(Debug)]
-struct Retired {
-    listener: UnixListener,
-    group: Option<Gid>,
-    path: PathBuf,
+pub(super) struct InheritedSocket {
+    pub(super) listener: UnixListener,
+    /// End of its time, if the settings of that process had given it up; `None`: it was the admin socket.
+    pub(super) until: Option<Instant>,
 }
 
 /// The Unix socket for orders.
@@ -57,21 +59,16 @@ pub(super) struct AdminSocket {
 impl AdminSockets {
     /// Binds what the settings want.
     pub(super) fn bind(config: &Config) -> Result<Self, GatewayError> {
-        Self::inherit(config, None, None)
+        Self::inherit(config, None, Vec::new())
     }
 
     /// Takes over the sockets of another process, and binds what is missing. The other process can still serve on.
     pub(super) fn inherit(
         config: &Config,
         address: Option<TcpListener>,
-        socket: Option<UnixListener>,
+        sockets: Vec<InheritedSocket>,
     ) -> Result<Self, GatewayError> {
-        let old = match &socket {
-            Some(listener) => {
-                path_of(listener).map(|path| Retired::of(config, listener, path)).transpose()?
-            }
-            None => None,
-        };
+        let mut old: Vec<_> = sockets.into_iter().filter_map(|socket| retired(config, socket)).collect();
         if !config.admin.enabled {
             return Ok(Self { retired: old, ..Self::default() });
         }
@@ -84,9 +81,9 @@ impl AdminSockets {
             let failed = |source| GatewayError::Bind { key: "admin.address".into(), address: wanted, source };
             TcpListener::bind(wanted).map_err(failed)?
         };
-        let socket = AdminSocket::of(config, &address, socket)?;
-        let retired = old.filter(|old| socket.as_ref().is_none_or(|socket| socket.path != old.path));
-        Ok(Self { address: Some(address), socket, retired })
+        let socket = AdminSocket::of(config, &address, &mut old)?;
+        old.retain(|old| socket.as_ref().is_none_or(|socket| socket.path != old.path));
+        Ok(Self { address: Some(address), socket, retired: old })
     }
 
     /// Copies the descriptors, for the threads that serve them; `None`: nothing is served.
@@ -97,7 +94,7 @@ impl AdminSockets {
         Ok(Some(admin::Listeners { address: address.try_clone()?, socket }))
     }
 
-    /// Starts the server of the socket that is given up, paused; `None`: there is none.
+    /// Starts the servers of the sockets that are given up, paused.
     ///
     /// # Errors
     /// The system's: no poll, no thread.
@@ -105,10 +102,9 @@ impl AdminSockets {
         &mut self,
         status: &Arc<Status>,
         metrics: &Arc<Registry>,
-    ) -> io::Result<Option<RetiredSocket>> {
-        let Some(Retired { listener, group, path }) = self.retired.take() else { return Ok(None) };
-        let now = self.socket.as_ref().map(|socket| socket.path.clone());
-        RetiredSocket::start((listener, group), path, now, status, metrics).map(Some)
+    ) -> io::Result<RetiredSockets> {
+        let now = self.socket.as_ref().map(|socket| socket.path.as_path());
+        RetiredSockets::start(std::mem::take(&mut self.retired), now, status, metrics)
     }
 
     /// Notes that this process serves, and that the path is its own.
@@ -117,21 +113,20 @@ impl AdminSockets {
     }
 }
 
-impl Retired {
-    fn of(config: &Config, listener: &UnixListener, path: PathBuf) -> Result<Self, GatewayError> {
-        let listener =
-            listener.try_clone().map_err(GatewayError::system("keep the admin socket of before"))?;
-        // A group that does not exist any more gets nothing; the socket that is served is judged apart.
-        Ok(Self { listener, group: group(&config.admin.group).unwrap_or_default(), path })
-    }
+/// Makes the place of an inherited socket as if it were given up; `None`: it has no path.
+fn retired(config: &Config, InheritedSocket { listener, until }: InheritedSocket) -> Option<RetiredPlace> {
+    let path = path_of(&listener)?;
+    // A group that does not exist any more gets nothing; the socket that is served is judged apart.
+    let group = group(&config.admin.group).unwrap_or_default();
+    Some(RetiredPlace { listener, group, path, until })
 }
 
 impl AdminSocket {
-    /// Takes over a socket if it is the one that the settings want, or binds another one.
+    /// Takes the socket that the settings want out of the inherited ones, or binds another one.
     fn of(
         config: &Config,
         address: &TcpListener,
-        inherited: Option<UnixListener>,
+        inherited: &mut Vec<RetiredPlace>,
     ) -> Result<Option<Self>, GatewayError> {
         let group = group(&config.admin.group)?;
         let is_default = config.admin.socket.as_os_str().is_empty();
@@ -141,12 +136,13 @@ impl AdminSocket {
         } else {
             config.admin.socket.clone()
         };
-        let result = match inherited {
-            // Somebody who sweeps temporary files may have removed the socket's own: then nobody finds the inherited one.
-            Some(listener) if path_of(&listener).as_ref() == Some(&path) && is_socket(&path) => {
+        // Somebody who sweeps temporary files may have removed the socket's own: then nobody finds the inherited one.
+        let found = inherited.iter().position(|old| old.path == path && is_socket(&path));
+        let result = match found.map(|number| inherited.swap_remove(number)) {
+            Some(RetiredPlace { listener, .. }) => {
                 permit(&path, group).map(|()| Self { listener, group, path: path.clone(), is_own: false })
             }
-            _ => Self::bind(path.clone(), group),
+            None => Self::bind(path.clone(), group),
         };
         match result {
             Ok(socket) => Ok(Some(socket)),
@@ -337,7 +333,7 @@ mod tests {
         let mut config = config(folder.0.join("a.sock"));
         let address = |config: &Config| {
             let clone = old.try_clone().expect("a descriptor");
-            let sockets = AdminSockets::inherit(config, Some(clone), None).expect("bound");
+            let sockets = AdminSockets::inherit(config, Some(clone), Vec::new()).expect("bound");
             sockets.address.as_ref().expect("enabled").local_addr().expect("bound")
         };
         assert_eq!(address(&config), bound, "port 0 is any port");
@@ -352,17 +348,30 @@ mod tests {
         let folder = Folder::new("admin-inherit");
         let (a, b) = (folder.0.join("a.sock"), folder.0.join("b.sock"));
         let old = UnixListener::bind(&a).expect("bound");
-        let clone = old.try_clone().expect("a descriptor");
-        let kept = AdminSockets::inherit(&config(a.clone()), None, Some(clone)).expect("kept");
+        let inherited = |until| {
+            let listener = old.try_clone().expect("a descriptor");
+            vec![InheritedSocket { listener, until }]
+        };
+        let kept = AdminSockets::inherit(&config(a.clone()), None, inherited(None)).expect("kept");
         assert!(!kept.socket.as_ref().expect("there").is_own, "the old process may serve on");
         drop(kept);
         assert!(a.exists());
-        let clone = old.try_clone().expect("a descriptor");
-        drop(AdminSockets::inherit(&config(b.clone()), None, Some(clone)).expect("bound"));
+        drop(AdminSockets::inherit(&config(b.clone()), None, inherited(None)).expect("bound"));
         assert_eq!((a.exists(), b.exists()), (true, false), "it did not take over");
-        let mut moved = AdminSockets::inherit(&config(b.clone()), None, Some(old)).expect("bound");
+        let mut moved = AdminSockets::inherit(&config(b.clone()), None, inherited(None)).expect("bound");
         moved.own();
-        assert_eq!((moved.retired.as_ref().map(|old| &old.path), b.exists()), (Some(&a), true));
+        assert_eq!((&moved.retired[0].path, moved.retired[0].until, b.exists()), (&a, None, true));
         drop(moved);
+        // Given up before, and wanted again.
+        let until = Some(Instant::from_nanos(7));
+        let back = AdminSockets::inherit(&config(a.clone()), None, inherited(until)).expect("kept");
+        assert_eq!((back.retired.len(), a.exists()), (0, true));
+        drop(back);
+        let further = AdminSockets::inherit(&config(b.clone()), None, inherited(until)).expect("bound");
+        assert_eq!(
+            (&further.retired[0].path, further.retired[0].until),
+            (&a, until),
+            "with the time that is left"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Adoption: makes a gateway from the snapshot and the sockets of another process.
 
 use super::GatewayError;
-use super::admin_sockets::AdminSockets;
+use super::admin_sockets::{AdminSockets, InheritedSocket};
 use super::assembly::{Inboxes, Leftovers, Prepared, ReactorInbox, reactor_inbox};
 use super::listening::{self, InheritedListener, Matched};
 use crate::config::{Balance, Config};
@@ -11,7 +11,7 @@ use crate::shard::{Birth, Settings};
 use crate::shard_map::{Pins, ShardMap, USER_KEY_BYTES, UserKey};
 use crate::snapshot::{
     AddressRecord, CountedRecord, GROWN, GatewayHead, LAYERED, ListenerRecord, PinsRecord, Records,
-    SEALED_LINKS, SectionKind, Snapshot, SocketRef, SocketsRecord,
+    RetiredRecord, SEALED_LINKS, SectionKind, Snapshot, SocketRef, SocketsRecord,
 };
 use crate::sys::{clock, sockets};
 use crate::worker::Worker;
@@ -188,14 +188,18 @@ impl Prepared {
             let taken = socket.as_ref().map(&mut *take).transpose();
             taken.map_err(failed("take over an admin socket"))
         };
-        let (admin, admin_socket) =
-            (admin_fd(&inherited.head.admin)?, admin_fd(&inherited.head.admin_socket)?);
-        let admin_sockets = AdminSockets::inherit(
-            config,
-            admin.map(TcpListener::from),
-            admin_socket.map(UnixListener::from),
-        )?;
         let head = &inherited.head;
+        let admin = admin_fd(&head.admin)?;
+        let mut old = Vec::new();
+        if let Some(socket) = admin_fd(&head.admin_socket)? {
+            old.push(InheritedSocket { listener: UnixListener::from(socket), until: None });
+        }
+        for RetiredRecord { socket, until_nanos } in &head.retired_sockets {
+            let Some(socket) = admin_fd(socket)? else { continue };
+            let until = Some(Instant::from_nanos(*until_nanos));
+            old.push(InheritedSocket { listener: UnixListener::from(socket), until });
+        }
+        let admin_sockets = AdminSockets::inherit(config, admin.map(TcpListener::from), old)?;
         let ticket_key = head.ticket_key[..].try_into();
         let ticket_key = ticket_key.map_err(|_| {
             GatewayError::Takeover("the key of the resumption tokens does not have 32 bytes".into())

@@ -5,10 +5,11 @@ use super::admin_sockets::AdminSockets;
 use super::adopt::{self, Origin};
 use super::backends::Backends;
 use super::listening::{self, ChangedListener, ListeningSocket};
+use super::retired_sockets::RetiredSockets;
 use super::threads::Thread;
 use super::tls;
 use super::trust;
-use crate::admin::{Admin, RetiredSocket, Status};
+use crate::admin::{Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
 use crate::messages::{DownlinkBatch, ShardSink, UplinkBatch};
@@ -42,8 +43,8 @@ const REACTOR_MAIL_MAX: usize = 4096;
 const RESERVED_FDS: u64 = 100;
 /// Limit of connections, unless the settings or the open-files limit are lower.
 const CONNECTIONS_DEFAULT: usize = 1 << 20;
-/// Longest wait for the end of the admin socket of the settings before.
-pub(super) const RETIRED_MAX: Duration = Duration::from_millis(500);
+/// Longest wait for the end of the admin sockets of the settings before.
+pub(super) const RETIRED_END_MAX: Duration = Duration::from_millis(500);
 /// Interval of the attempts to put an order into a full mailbox.
 const ORDER_RETRY: Duration = Duration::from_millis(1);
 /// Attempts after which a reactor counts as stuck.
@@ -55,8 +56,8 @@ pub(super) struct Gateway {
     pub(super) listeners: Vec<ListeningSocket>,
     pub(super) admin_sockets: AdminSockets,
     pub(super) admin: Option<Admin>,
-    /// Socket of the settings before; `None`: there is none.
-    pub(super) retired_socket: Option<Arc<RetiredSocket>>,
+    /// Admin sockets of the settings before.
+    pub(super) retired_sockets: Arc<RetiredSockets>,
     pub(super) status: Arc<Status>,
     pub(super) metrics: Arc<Registry>,
     pub(super) door: Arc<Door>,
@@ -400,7 +401,7 @@ impl Gateway {
         for Thread { handle, .. } in self.worker_threads {
             _ = handle.join();
         }
-        self.retired_socket.iter().for_each(|socket| socket.end_within(RETIRED_MAX));
+        self.retired_sockets.end_within(RETIRED_END_MAX);
         if let Some(admin) = self.admin {
             admin.stop();
         }

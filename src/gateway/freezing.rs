@@ -13,8 +13,8 @@ use crate::pause::{Order, Question};
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
 use crate::snapshot::{
-    CountedRecord, GROWN, GatewayHead, Item, KEYED, LAYERED, ListenerRecord, SEALED_LINKS, Section,
-    SectionKind, SocketsRecord, StoredBodies, Writer,
+    CountedRecord, GROWN, GatewayHead, Item, KEYED, LAYERED, ListenerRecord, RetiredRecord, SEALED_LINKS,
+    Section, SectionKind, SocketsRecord, StoredBodies, Writer,
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
@@ -70,6 +70,7 @@ impl Gateway {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
         }
+        self.retired_sockets.set_paused(true);
         self.threads().for_each(|thread| thread.pause.request());
         self.wake_threads();
         for Thread { name, pause, .. } in self.threads() {
@@ -234,6 +235,11 @@ impl Gateway {
         head.admin = admin.address.as_ref().map(sockets::name_of).transpose()?.map(Into::into);
         let socket = admin.socket.as_ref().map(|socket| sockets::name_of(&socket.listener));
         head.admin_socket = socket.transpose()?.map(Into::into);
+        let retired = self.retired_sockets.list(|place| {
+            let until_nanos = place.until.map_or(0, Instant::as_nanos);
+            Ok(RetiredRecord { socket: Some(sockets::name_of(&place.listener)?.into()), until_nanos })
+        });
+        head.retired_sockets = retired.into_iter().collect::<io::Result<_>>()?;
         head.tls_ticket_keys = self.identity.as_ref().map(Identity::ticket_keys).unwrap_or_default().into();
         head.is_draining = self.status.is_draining();
         let record = |Counted { name, label, value }| CountedRecord { name, label, value };
@@ -265,6 +271,7 @@ impl Gateway {
         if let Some(admin) = &self.admin {
             admin.set_paused(false);
         }
+        self.retired_sockets.set_paused(false);
     }
 
     pub(super) fn threads(&self) -> impl Iterator<Item = &Thread> {

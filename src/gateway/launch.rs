@@ -9,6 +9,7 @@ use super::assembly::{Gateway, Leftovers, Prepared, unix_base};
 use super::handover::{PidFile, notify_ready};
 use super::listening::{self, ChangedListener, ListeningSocket};
 use super::notifier::Notifier;
+use super::retired_sockets::RETIRED_TIME;
 use super::threads::{self, Thread};
 use crate::admin::{self, Admin};
 use crate::config::Config;
@@ -42,8 +43,6 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 const CLOSING_LOOK: Duration = Duration::from_millis(20);
 /// Connections at one listener of another kind that are served as before, at most; the others meet the new kind.
 const WAITING_MAX: usize = 4096;
-/// Time for which an admin socket that the settings have given up still answers.
-const RETIRED_TIME: Duration = Duration::from_secs(10);
 /// Longest wait for the supervisor and the pid file before the admin servers answer.
 const TOLD_MAX: Duration = Duration::from_millis(500);
 
@@ -73,7 +72,7 @@ struct Notifiers {
     ready_line: Notifier,
     /// Closes the listeners that the settings do not name any more; `None`: there are none.
     closing: Option<Notifier>,
-    /// Ends the admin socket that the settings do not name any more; `None`: there is none.
+    /// Ends the admin sockets that the settings do not name any more; `None`: there are none.
     retiring: Option<Notifier>,
 }
 
@@ -105,14 +104,14 @@ impl Prepared {
         let admin = shared.map(spawn).transpose().map_err(GatewayError::system("start the admin threads"))?;
         let retired = self.admin_sockets.retire(&self.status, &self.metrics);
         let retired =
-            retired.map_err(GatewayError::system("start the thread of the admin socket of before"))?;
-        let notifiers = Notifiers::start(&self.left, retired.is_some())
+            retired.map_err(GatewayError::system("start the threads of the admin sockets of before"))?;
+        let notifiers = Notifiers::start(&self.left, !retired.is_empty())
             .map_err(GatewayError::system("start a thread for notifications"))?;
         let gateway = Gateway {
             listeners: self.listeners,
             admin_sockets: self.admin_sockets,
             admin,
-            retired_socket: retired.map(Arc::new),
+            retired_sockets: Arc::new(retired),
             status: self.status,
             metrics: self.metrics,
             door: self.door,
@@ -175,8 +174,8 @@ impl Parked {
 
     /// Says where the admin socket is now, for people; `None`: where it was.
     pub(super) fn moved_socket(&self) -> Option<String> {
-        let before = self.gateway.retired_socket.as_ref()?.path().display();
-        let still = format!("{before} answers for {} s more", RETIRED_TIME.as_secs());
+        let before = self.gateway.retired_sockets.newest()?;
+        let still = format!("{} answers for {} s more", before.display(), RETIRED_TIME.as_secs());
         Some(match self.gateway.admin.as_ref().and_then(Admin::socket) {
             Some(now) => format!("the admin socket is {now} now; {still}"),
             None => format!("the settings have no admin socket any more; {still}"),
@@ -215,9 +214,10 @@ impl Parked {
             }
         });
         gateway.admin_sockets.own();
-        if let (Some(retiring), Some(retired)) = (retiring, gateway.retired_socket.clone()) {
+        if let Some(retiring) = retiring {
+            let retired = Arc::clone(&gateway.retired_sockets);
             retired.open();
-            retiring.tell(move || retired.end_after(RETIRED_TIME));
+            retiring.tell(move || retired.end_in_time());
         }
         files.tell(move || {
             failpoint::reach("new.pid_file");

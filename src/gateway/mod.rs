@@ -19,6 +19,7 @@ mod listening;
 mod notifier;
 mod places;
 mod reload;
+mod retired_sockets;
 mod signals;
 mod stop;
 mod threads;

@@ -1,7 +1,7 @@
 //! Signals, orders, and the graceful shutdown.
 
 use super::GatewayError;
-use super::assembly::{Gateway, RETIRED_MAX};
+use super::assembly::{Gateway, RETIRED_END_MAX};
 use super::handover::{self, Outcome, RunSettings, notify_main_pid};
 use super::reload::Reloading;
 use super::signals::{End, Signals};
@@ -192,8 +192,8 @@ impl Supervisor {
         let Self { gateway, settings, .. } = self;
         let status = &gateway.status;
         let number = status.restarts.begin();
-        // The new process may bind that path.
-        gateway.retired_socket.iter().for_each(|socket| socket.end_within(RETIRED_MAX));
+        // The new process takes them over, or binds the path of one that ends now.
+        gateway.retired_sockets.hold(RETIRED_END_MAX);
         self.finish_orders(signals);
         let binary = match &order.target {
             Target::Again => String::new(),
@@ -209,6 +209,7 @@ impl Supervisor {
         self.audit.note(actor, "upgrade", &binary, told);
         match outcome {
             Outcome::Serving => {
+                gateway.retired_sockets.release();
                 status.drains.set_gate(Gate::Open);
                 status.reloads.set_gate(Gate::Open);
                 Ok(())

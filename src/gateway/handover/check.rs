@@ -1,7 +1,7 @@
 //! The check before a hot restart: who can change the binary, room for a second process, versions of snapshots.
 //!
 //! For example, `MOORLINE_HANDOVER=check ./new run -c gateway.toml` prints
-//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1 guard=1 bodies=1 later=1 partials=1`, and a process that
+//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1 guard=1 bodies=1 later=1 partials=1 retired=1`, and a process that
 //! writes version 1 accepts the binary.
 
 use super::super::signals::Signals;
@@ -50,7 +50,7 @@ pub(in crate::gateway) fn check_line() -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!(
         "{ANSWER} version={version} reads={MAJOR_MIN}-{major} writes={major}.{minor} guard=1 bodies=1 later=1 \
-         partials=1"
+         partials=1 retired=1"
     )
 }
 
@@ -68,6 +68,8 @@ pub(super) struct Knows {
     pub(super) guard: bool,
     /// Bodies that its process reads before the snapshot.
     pub(super) bodies: ReadsBodies,
+    /// True if its process takes over admin sockets that the settings have given up.
+    pub(super) retired: bool,
 }
 
 /// Bodies that a process reads before the snapshot. Each kind came after the one before it, and has that one too.
@@ -281,7 +283,7 @@ fn facts_of(answer: &str) -> Result<Checked, String> {
         (true, false, _) => ReadsBodies::First,
         (false, _, _) => ReadsBodies::Never,
     };
-    let knows = Knows { guard: knows("guard="), bodies };
+    let knows = Knows { guard: knows("guard="), bodies, retired: knows("retired=") };
     Ok(Checked { version: version.to_owned(), knows })
 }
 
@@ -294,7 +296,8 @@ mod tests {
         let line = check_line();
         let answer = line.strip_prefix(ANSWER).expect("begins so");
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let all = Checked { version, knows: Knows { guard: true, bodies: ReadsBodies::Partials } };
+        let all =
+            Checked { version, knows: Knows { guard: true, bodies: ReadsBodies::Partials, retired: true } };
         assert_eq!(facts_of(answer), Ok(all));
         let old =
             facts_of(" version=0.1.0 reads=1-1 writes=1.2").expect("it reads the snapshots of this build");

@@ -466,7 +466,8 @@ fn prepare(
     let head = inherited.head;
     let listeners = head.listeners.len().max(1) as u64
         + u64::from(head.admin.is_some())
-        + u64::from(head.admin_socket.is_some());
+        + u64::from(head.admin_socket.is_some())
+        + head.retired_sockets.len() as u64;
     Ok(Adopted { parked, generation, frozen_at, history, numbers: head.restart_numbers, listeners })
 }
 

@@ -1,6 +1,6 @@
 //! The executor of the parent's table: performs its actions, and feeds it their results and the child's messages.
 
-use super::super::assembly::Gateway;
+use super::super::assembly::{Gateway, RETIRED_END_MAX};
 use super::super::freezing::NotFrozen;
 use super::super::signals::Signals;
 use super::bodies::{self, Given};
@@ -382,6 +382,10 @@ impl Upgrade<'_> {
         let list = self.gateway.list_sockets(self.deadline, self.signals)?.finish(Header::default());
         memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
         self.given = self.store_bodies()?;
+        if !self.knows.retired && !self.is_dry_run {
+            // It would not take them over, and cannot bind a path where somebody listens.
+            self.gateway.retired_sockets.end_within(RETIRED_END_MAX);
+        }
         let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
         let files = [&word_file.as_fd(), &snapshot.as_fd(), &sockets.as_fd()];
         failpoint::reach("old.spawn");

@@ -64,6 +64,20 @@ pub struct GatewayHead {
     /// Keys that seal TLS session tickets; empty: no TLS.
     #[prost(bytes = "bytes", tag = "19")]
     pub tls_ticket_keys: Bytes,
+    /// Unix sockets for orders that the settings have given up, and that still answer for some seconds.
+    #[prost(message, repeated, tag = "20")]
+    pub retired_sockets: Vec<RetiredRecord>,
+}
+
+/// An admin socket that the settings have given up.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RetiredRecord {
+    /// The socket.
+    #[prost(message, optional, tag = "1")]
+    pub socket: Option<SocketRef>,
+    /// Time up to which it answers, in nanoseconds of `CLOCK_MONOTONIC`.
+    #[prost(uint64, tag = "2")]
+    pub until_nanos: u64,
 }
 
 /// Value of a counter.
