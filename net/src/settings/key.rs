@@ -168,15 +168,15 @@ impl Kind {
         let as_text = || Value::String(text.to_owned());
         let quoted = || literal(text).filter(Value::is_str).unwrap_or_else(as_text);
         let listed = |list: String| literal(&list).unwrap_or_else(as_text);
+        let split =
+            || Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect());
         match self {
             Self::Count | Self::Switch => literal(text).unwrap_or_else(as_text),
-            Self::Addresses | Self::Endpoints | Self::Texts | Self::Counts if text.starts_with('[') => {
-                listed(text.to_owned())
-            }
+            // An address of IPv6 has brackets of its own.
+            Self::Addresses | Self::Endpoints if text.starts_with('[') => literal(text).unwrap_or_else(split),
+            Self::Texts | Self::Counts if text.starts_with('[') => listed(text.to_owned()),
             Self::Counts => listed(format!("[{text}]")),
-            Self::Addresses | Self::Endpoints | Self::Texts => {
-                Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect())
-            }
+            Self::Addresses | Self::Endpoints | Self::Texts => split(),
             _ => quoted(),
         }
     }

@@ -21,6 +21,10 @@ pub(super) fn unknown(schema: &Schema, path: &str) -> String {
     };
     let names: Vec<_> = schema.keys_of(section).map(|key| key.name).collect();
     let place = if section.is_empty() { "at the top of the file".to_owned() } else { format!("in [{head}]") };
+    if names.contains(&name) {
+        // The key is there: the number of its table is not.
+        return format!("unknown key `{name}` {place}; the tables of a list are numbered from 1");
+    }
     format!("unknown key `{name}` {place}; {}", meant(name, &names, |name| format!("`{name}`")))
 }
 

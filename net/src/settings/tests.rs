@@ -156,7 +156,7 @@ fn every_fault_is_named_with_its_place_and_the_way_out() {
                 [store.hooks]\ndesk = 3\n[log]\nlevels = [1]\nis_loud = 'yes'\n";
     let env = [("TEST__STORE__KEEP", "0s"), ("TEST__LOGLEVELS", "a")];
     assert_eq!(
-        refusal(text, &env, &["store", "listener.5.backlog=1", "store=1"]),
+        refusal(text, &env, &["store", "listener.5.backlog=1", "listener.0.backlog=1", "store=1"]),
         [
             "s.toml:1: unknown key `nodde` at the top of the file; did you mean `node`?",
             "s.toml:3: store.keep: \"ten\" is not a duration: a number with ns, us, ms, s, m, h or d, such as \"30s\"",
@@ -172,6 +172,7 @@ fn every_fault_is_named_with_its_place_and_the_way_out() {
             "environment variable TEST__LOGLEVELS: unknown key `loglevels` at the top of the file; there are node",
             "--set store: expected section.key=value",
             "--set listener.5.backlog: the settings have 2 of [[listener]]; add one to the file",
+            "--set listener.0.backlog: unknown key `backlog` in [listener.0]; the tables of a list are numbered from 1",
             "--set store: `store` is a section; set one of its keys: cache, keep",
             "s.toml:4: store.cache: 1B is out of range, expected 1KiB to 1GiB",
         ]
@@ -262,4 +263,14 @@ fn a_variable_of_another_program_that_does_nothing_is_told_with_the_name_that_wa
     assert!(told[0].ends_with(&format!("does nothing here; write {own}STORE__CACHE")), "{told:?}");
     assert!(told[1].ends_with(&format!("write {own}STORE__HOOKS__A__URL")), "{told:?}");
     assert!(told[2].contains("OTHER__LOG__LEVL does nothing: unknown key `levl`"), "{told:?}");
+}
+
+#[test]
+fn an_address_of_ipv6_needs_no_quotes() {
+    let one = Kind::Endpoints.value_of("[::1]:7");
+    assert_eq!((Kind::Endpoints.check(&one), one.to_string()), (Ok(()), "[\"[::1]:7\"]".to_owned()));
+    let two = Kind::Addresses.value_of("[::1]:7,127.0.0.1:8");
+    assert_eq!((Kind::Addresses.check(&two), two.as_array().map(Vec::len)), (Ok(()), Some(2)));
+    let quoted = Kind::Addresses.value_of("[\"[::1]:7\"]");
+    assert_eq!(quoted.as_array().map(Vec::len), Some(1));
 }
