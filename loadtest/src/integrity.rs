@@ -5,7 +5,7 @@
 
 use moorline_proto::time::Instant;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +131,44 @@ impl Arrivals {
         Arrival::Overtaken
     }
 
+    /// True if a message of this number came, as far as the window reaches.
+    pub const fn has(&self, number: u32) -> bool {
+        let back = self.highest.saturating_sub(number);
+        number <= self.highest && (back >= ARRIVALS_WINDOW || self.seen >> back & 1 == 1)
+    }
+
     /// Number of the `sent` messages that never came.
     pub const fn lost(&self, sent: u32) -> u32 {
         sent.saturating_sub(self.got)
+    }
+}
+
+/// Messages that the server did not take and that did not come: they are refused, and not lost as well.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    numbers: HashSet<(u32, u32)>,
+}
+
+impl Refusals {
+    /// Notes that the message `number` of a sender was refused; `arrivals` are those of its receiver.
+    pub fn refuse(&mut self, sender: u32, number: u32, arrivals: &Arrivals) {
+        if !arrivals.has(number) {
+            self.numbers.insert((sender, number));
+        }
+    }
+
+    /// Notes that a message came, whatever its sender was told.
+    pub fn arrive(&mut self, sender: u32, number: u32) {
+        if !self.numbers.is_empty() {
+            self.numbers.remove(&(sender, number));
+        }
+    }
+
+    /// Counts the messages of each sender that did not come.
+    pub fn by_sender(&self) -> HashMap<u32, u64> {
+        let mut counts = HashMap::new();
+        self.numbers.iter().for_each(|(sender, _)| *counts.entry(*sender).or_default() += 1);
+        counts
     }
 }
 
@@ -247,6 +282,22 @@ mod tests {
             assert_eq!(flight.answer(cid), Answer::InOrder { sent_at: Instant::from_nanos(n) });
         }
         assert_eq!((flight.span(), flight.sent()), (0, 1_000));
+    }
+
+    #[test]
+    fn a_refused_message_is_lost_only_if_it_was_taken() {
+        let (mut arrivals, mut refusals) = (Arrivals::default(), Refusals::default());
+        for number in [1, 2, 5] {
+            arrivals.arrive(number);
+            refusals.arrive(7, number);
+        }
+        for number in [2, 3, 4] {
+            refusals.refuse(7, number, &arrivals); // 2 was taken, whatever the answer says
+        }
+        assert_eq!((arrivals.lost(5), refusals.by_sender().get(&7)), (2, Some(&2)));
+        arrivals.arrive(4);
+        refusals.arrive(7, 4);
+        assert_eq!((arrivals.lost(5), refusals.by_sender().get(&7)), (1, Some(&1)));
     }
 
     #[test]

@@ -80,6 +80,16 @@ fn every_scenario_passes_on_the_real_thing() {
 }
 
 #[test]
+fn messages_that_were_refused_are_not_told_as_lost() {
+    let backend = Backend::start();
+    let gateway = Gateway::start(&backend, &["limits.user_rate=2"]);
+    let (code, report) = run("chat -c 4 -r 200/s -d 500ms --warmup 100ms", &[], gateway.listener);
+    let integrity = &report["integrity"];
+    assert!(integrity["refused"].as_u64().is_some_and(|refused| refused > 10), "{report}");
+    assert_eq!((code, integrity["lost"].as_u64()), (4, Some(0)), "{report}");
+}
+
+#[test]
 fn a_restart_loses_connections_and_no_message() {
     let backend = Backend::start();
     // Was free a moment ago; the gateway has to come back to the same one.

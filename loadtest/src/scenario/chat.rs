@@ -9,7 +9,7 @@ use super::outflow::{DUE_PER_TURN, Line, Load, Outflow};
 use crate::dialect::{Dialect, Event, Message, Outcome, To};
 use crate::findings::Recorder;
 use crate::fleet::{Clients, Scenario};
-use crate::integrity::{Arrival, Arrivals};
+use crate::integrity::{Arrival, Arrivals, Refusals};
 use crate::phase::Phase;
 use crate::record::Metric;
 use moorline_proto::time::Instant;
@@ -52,6 +52,7 @@ pub struct Chat {
     under_way: i64,
     delivered: u64,
     heard_at: Option<Instant>,
+    refusals: Refusals,
     /// Messages that wait to be sent again, by when.
     again: BinaryHeap<Reverse<(Instant, u32)>>,
     /// Messages that are due between these times count apart.
@@ -78,6 +79,7 @@ impl Chat {
             under_way: 0,
             delivered: 0,
             heard_at: None,
+            refusals: Refusals::default(),
             again: BinaryHeap::new(),
             storm: None,
             recorder: Recorder::new(Metric::Deliver),
@@ -136,6 +138,7 @@ impl Chat {
         if arrival == Arrival::Again {
             return;
         }
+        self.refusals.arrive(lead.from, lead.number);
         self.under_way -= 1;
         self.delivered += 1;
         self.record(lead, now);
@@ -171,7 +174,10 @@ impl Chat {
         let number = cid + half.cid_base;
         let is_first =
             self.outflow.handle_answer(&mut self.recorder, (who, &mut half.line), (number, outcome), now);
-        self.under_way -= i64::from(is_first && outcome != Outcome::Done); // it will not arrive
+        if is_first && outcome != Outcome::Done {
+            self.under_way -= 1; // it will not arrive
+            self.refusals.refuse(who, number, &clients.extra(who ^ 1).arrivals);
+        }
         if !self.outflow.is_closed_loop() {
             self.send_while_room(clients, who, now);
         }
@@ -259,6 +265,7 @@ impl<D: Dialect> Scenario<D> for Chat {
 
     fn finish(&mut self, clients: &mut Clients<D, Half>, now: Instant) {
         let has_answers = self.outflow.has_answers();
+        let refused = self.refusals.by_sender();
         for who in 0..self.senders {
             let flight = &clients.extra(who).line.flight;
             let (sent, unanswered) = (flight.sent(), flight.unanswered().count() as u64);
@@ -267,8 +274,8 @@ impl<D: Dialect> Scenario<D> for Chat {
                 let line = &clients.extra(who).line;
                 self.outflow.finish(&mut self.recorder, who, line, now);
             }
-            // What was neither answered nor delivered is lost once.
-            let counted = if has_answers { unanswered } else { 0 };
+            // What was neither answered nor delivered is lost once, and what was refused is not lost.
+            let counted = if has_answers { unanswered } else { 0 } + refused.get(&who).copied().unwrap_or(0);
             self.recorder.findings.tally.lost += lost.saturating_sub(counted);
         }
     }
