@@ -49,6 +49,9 @@ fn close(folder: &Path, depth: usize) -> io::Result<()> {
             close(&entry.path(), depth - 1)?;
         } else if kind.is_file() {
             let mode = entry.metadata()?.permissions().mode();
+            if mode & OTHERS == 0 {
+                continue; // what changes a file in vain makes it a copy: see `generation`
+            }
             fs::set_permissions(entry.path(), Permissions::from_mode(mode & !OTHERS))?;
         }
     }

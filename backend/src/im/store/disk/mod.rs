@@ -26,6 +26,7 @@ mod error;
 mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod generation;
 mod high_water;
 mod identity;
 mod journal;

@@ -1,6 +1,7 @@
 //! Opening of the store: lock, what a failed sync left, the end of the journals, the engine, the records, the threads.
 
 use super::committer::{Committer, Files};
+use super::generation::{self, Generations};
 use super::high_water::HighWaterFile;
 use super::journal::Follower;
 use super::journals::{self, Journals};
@@ -69,6 +70,19 @@ pub(super) fn open(folder: &Path) -> Result<Opened, DiskError> {
     }
 }
 
+/// Finds what tells that the store is a copy, and not where its backend wrote it. `None`: nothing does.
+fn copy_in(folder: &Path, noted: &Noted, found: u64) -> Result<Option<&'static str>, DiskError> {
+    if identity::is_copy(folder).map_err(file_error("read the identity in", folder))? {
+        return Ok(Some("this store is a copy of another one"));
+    }
+    // Whoever removed the mark knows that commits are lost.
+    let commits = noted.mark().map(|_| found);
+    let is_put_back = generation::is_put_back(folder, commits);
+    Ok(is_put_back.map_err(file_error("read the generation in", folder))?.then_some(
+        "an old copy was put back over this store, or something else changed its files, as chmod and chown do",
+    ))
+}
+
 impl Disk {
     /// True if there is a store in the folder.
     pub fn is_in(folder: &Path) -> bool {
@@ -104,7 +118,8 @@ impl Disk {
         let high_water_path = folder.join(HIGH_WATER);
         let (mut high_water, high_water_open) =
             HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;
-        let is_copy = identity::is_copy(folder).map_err(file_error("read the identity in", folder))?;
+        let copy = copy_in(folder, &noted, found)?;
+        let is_copy = copy.is_some();
         let is_foreign = match high_water.contradiction(&directory) {
             None => false,
             // Somebody removed the mark: the store shall go on.
@@ -125,10 +140,10 @@ impl Disk {
             high_water.distrust();
             high_water.jump(&directory);
         }
-        if is_copy && !is_foreign {
+        if let Some(copy) = copy.filter(|_| !is_foreign) {
             tracing::warn!(
                 folder = %folder.display(),
-                "this store is a copy of another one: conversations go on far behind the seqs that it knows"
+                "{copy}: conversations go on far behind the seqs that it knows"
             );
             high_water.jump(&directory);
         }
@@ -149,11 +164,18 @@ impl Disk {
         let mark = Mark { commits: found, end: Some(journal.end()), is_sound: true };
         // Syncs the folder too, and with it the other files that are new in it.
         let marks = MarkFile::create(&side_file, mark).map_err(file_error("write", &side_file))?;
+        let generations =
+            Generations::settle(folder, found).map_err(file_error("write the generation in", folder))?;
         let files = Files { marks: Arc::new(marks), high_water: high_water_open, high_water_path, journal };
         let committer = Committer::start(tables.clone(), durability, files, found, notify)
             .map_err(file_error("start a thread for", folder))?;
         let lock = Arc::new(lock);
-        let guard = Guard { lock: Arc::clone(&lock), is_broken: Arc::clone(&committer.is_broken) };
+        let guard = Guard {
+            lock: Arc::clone(&lock),
+            is_broken: Arc::clone(&committer.is_broken),
+            generations,
+            commits: (found, Arc::clone(&committer.counters)),
+        };
         let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database), Some(guard))
             .map_err(file_error("start a thread for", folder))?;
         let lived = Lived::load(&tables)?;

@@ -12,6 +12,14 @@ pub(super) fn data(file: &File, path: &Path) -> io::Result<()> {
     file.sync_data()
 }
 
+/// Syncs the content of a file, and its times too.
+pub(super) fn all(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    faults::meet(path)?;
+    let _ = path;
+    file.sync_all()
+}
+
 /// Syncs the entries of a folder: a new, renamed or removed file is so on the disk only then.
 pub(super) fn folder(path: &Path) -> io::Result<()> {
     #[cfg(test)]

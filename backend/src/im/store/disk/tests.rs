@@ -1,6 +1,7 @@
 //! The store on disk: as every store, across its own end, and with damage.
 
 mod backups;
+mod copies;
 mod damage;
 mod deletion;
 mod events;
@@ -342,7 +343,9 @@ fn copy(from: &Path, to: &Path) {
         }
     }
     // As an earlier version has it: a copy is told by it.
-    std::fs::remove_file(to.join("identity")).ok();
+    for name in ["identity", "generation-0", "generation-1"] {
+        std::fs::remove_file(to.join(name)).ok();
+    }
 }
 
 /// A store whose database is an old copy: what was given since is not given again, in conversations that the copy has
