@@ -20,8 +20,40 @@ const ACCEPTS: u32 = 1 << 16;
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and number of the file.
-    id: (u64, u64),
+    id: FileId,
+}
+
+/// Identity of a socket's file. As long as a socket that was bound to the file is open, no other file gets the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    /// Device of the file.
+    pub device: u64,
+    /// Number of the file on its device (inode).
+    pub number: u64,
+}
+
+impl FileId {
+    /// Returns the identity of the file at `path`; a link is not followed.
+    ///
+    /// # Errors
+    /// The system's: there is none.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        path.symlink_metadata().map(|about| Self { device: about.dev(), number: about.ino() })
+    }
+
+    /// Returns whether this file is the one at `path`.
+    pub fn is_at(self, path: &Path) -> bool {
+        Self::of(path).is_ok_and(|found| found == self)
+    }
+
+    /// Removes the file at `path`, unless it is another one: somebody may have removed this one, and another process may listen
+    /// there. Call it while the socket is open.
+    pub fn remove(self, path: &Path) {
+        if self.is_at(path) {
+            // A file that is left is replaced by the next listener.
+            std::fs::remove_file(path).ok();
+        }
+    }
 }
 
 /// Listens at `path`. The file of a socket that nobody listens at is replaced. `mode`: the file's permissions.
@@ -33,8 +65,8 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> 
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     listener.set_nonblocking(true)?;
-    let about = path.symlink_metadata()?;
-    Ok((listener, SocketFile { path: path.to_owned(), id: (about.dev(), about.ino()) }))
+    let id = FileId::of(path)?;
+    Ok((listener, SocketFile { path: path.to_owned(), id }))
 }
 
 /// Removes the file of a socket that nobody listens at, as a process that was killed leaves it. No file is fine.
@@ -94,11 +126,10 @@ fn listening(line: &str, inodes: &HashSet<String>) -> Option<PathBuf> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_same = |about: std::fs::Metadata| (about.dev(), about.ino()) == self.id;
-        // The system may give the inode of a removed file to the next one, so whether somebody listens is asked too.
-        if self.path.symlink_metadata().is_ok_and(is_same) && is_abandoned(&self.path) {
-            // A file that is left is replaced by the next listener.
-            std::fs::remove_file(&self.path).ok();
+        // The socket is closed by now. The system may give the number of a removed file to the next one, so whether somebody
+        // listens is asked too.
+        if self.id.is_at(&self.path) && is_abandoned(&self.path) {
+            self.id.remove(&self.path);
         }
     }
 }

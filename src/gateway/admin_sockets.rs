@@ -11,7 +11,7 @@ use crate::admin::{self, Status};
 use crate::config::Config;
 use crate::metrics::Registry;
 use crate::sys::clock;
-use moorline_net::unix_socket;
+use moorline_net::unix_socket::{self, FileId};
 use moorline_proto::time::Instant;
 use nix::unistd::{Gid, Group, chown, geteuid};
 use std::fs::{self, DirBuilder, Permissions};
@@ -44,6 +44,8 @@ pub(super) struct InheritedSocket {
     pub(super) listener: UnixListener,
     /// End of its time, if the settings of that process had given it up; `None`: it was the admin socket.
     pub(super) until: Option<Instant>,
+    /// The file that it was bound to; `None`: that process did not tell it, or its path has another file.
+    pub(super) file: Option<FileId>,
 }
 
 /// The Unix socket for orders.
@@ -52,7 +54,9 @@ pub(super) struct AdminSocket {
     pub(super) listener: UnixListener,
     group: Option<Gid>,
     path: PathBuf,
-    /// True if this process removes the path when it ends.
+    /// The file that the socket was bound to.
+    file: FileId,
+    /// True if this process removes the file when it ends.
     is_own: bool,
 }
 
@@ -114,11 +118,17 @@ impl AdminSockets {
 }
 
 /// Makes the place of an inherited socket as if it were given up; `None`: it has no path.
-fn retired(config: &Config, InheritedSocket { listener, until }: InheritedSocket) -> Option<RetiredPlace> {
+fn retired(
+    config: &Config,
+    InheritedSocket { listener, until, file }: InheritedSocket,
+) -> Option<RetiredPlace> {
     let path = path_of(&listener)?;
+    // A process of an earlier version does not tell the file.
+    let is_untold = file.is_none() && until.is_none() && is_socket(&path);
+    let file = if is_untold { FileId::of(&path).ok() } else { file };
     // A group that does not exist any more gets nothing; the socket that is served is judged apart.
     let group = group(&config.admin.group).unwrap_or_default();
-    Some(RetiredPlace { listener, group, path, until })
+    Some(RetiredPlace { listener, group, path, file, until })
 }
 
 impl AdminSocket {
@@ -136,14 +146,15 @@ impl AdminSocket {
         } else {
             config.admin.socket.clone()
         };
-        // Somebody who sweeps temporary files may have removed the socket's own: then nobody finds the inherited one.
-        let found = inherited.iter().position(|old| old.path == path && is_socket(&path));
-        let result = match found.map(|number| inherited.swap_remove(number)) {
-            Some(RetiredPlace { listener, .. }) => {
-                permit(&path, group).map(|()| Self { listener, group, path: path.clone(), is_own: false })
-            }
-            None => Self::bind(path.clone(), group),
-        };
+        // Somebody who sweeps temporary files may have removed the socket's own file: then nobody finds the inherited one, and
+        // another process may listen at the path.
+        let found = inherited.iter().position(|old| old.path == path && old.is_found());
+        let result =
+            match found.map(|number| inherited.swap_remove(number)) {
+                Some(RetiredPlace { listener, file: Some(file), .. }) => permit(&path, group)
+                    .map(|()| Self { listener, group, path: path.clone(), file, is_own: false }),
+                _ => Self::bind(path.clone(), group),
+            };
         match result {
             Ok(socket) => Ok(Some(socket)),
             Err(problem) if is_default => {
@@ -165,15 +176,21 @@ impl AdminSocket {
         sweep(folder);
         unix_socket::remove_abandoned(&path).map_err(|error| error.to_string())?;
         let listener = UnixListener::bind(&path).map_err(|error| error.to_string())?;
+        let file = FileId::of(&path).map_err(|error| format!("cannot look at the new socket: {error}"))?;
         permit(&path, group)?;
-        Ok(Self { listener, group, path, is_own: true })
+        Ok(Self { listener, group, path, file, is_own: true })
+    }
+
+    /// The file that the socket was bound to.
+    pub(super) const fn file(&self) -> FileId {
+        self.file
     }
 }
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         if self.is_own {
-            fs::remove_file(&self.path).ok();
+            self.file.remove(&self.path);
         }
     }
 }
@@ -315,6 +332,30 @@ mod tests {
     }
 
     #[test]
+    fn the_socket_of_another_process_at_the_path_is_left_and_a_process_that_takes_over_does_not_use_it() {
+        let folder = Folder::new("admin-foreign");
+        let path = folder.0.join("a.sock");
+        let sockets = AdminSockets::bind(&config(path.clone())).expect("bound");
+        let socket = sockets.socket.as_ref().expect("there");
+        let inherited = InheritedSocket {
+            listener: socket.listener.try_clone().expect("a descriptor"),
+            until: None,
+            file: Some(socket.file()),
+        };
+        fs::remove_file(&path).expect("as a sweeper does");
+        let other = UnixListener::bind(&path).expect("another process");
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("its own");
+        let said = AdminSockets::inherit(&config(path.clone()), None, vec![inherited])
+            .expect_err("in use")
+            .to_string();
+        assert!(said.contains("another process listens there"), "{said}");
+        assert_eq!(mode(&path), 0o640, "its mode is its own");
+        drop(sockets);
+        assert!(path.exists(), "the other process still listens there");
+        drop(other);
+    }
+
+    #[test]
     fn a_folder_where_others_may_write_is_refused() {
         let folder = Folder::new("admin-open");
         fs::set_permissions(&folder.0, Permissions::from_mode(0o770)).expect("set");
@@ -348,9 +389,10 @@ mod tests {
         let folder = Folder::new("admin-inherit");
         let (a, b) = (folder.0.join("a.sock"), folder.0.join("b.sock"));
         let old = UnixListener::bind(&a).expect("bound");
-        let inherited = |until| {
+        let inherited = |until: Option<Instant>| {
             let listener = old.try_clone().expect("a descriptor");
-            vec![InheritedSocket { listener, until }]
+            let file = until.and_then(|_| FileId::of(&a).ok()); // an earlier version does not tell that of its socket
+            vec![InheritedSocket { listener, until, file }]
         };
         let kept = AdminSockets::inherit(&config(a.clone()), None, inherited(None)).expect("kept");
         assert!(!kept.socket.as_ref().expect("there").is_own, "the old process may serve on");

@@ -10,8 +10,8 @@ use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::shard_map::{Pins, ShardMap, USER_KEY_BYTES, UserKey};
 use crate::snapshot::{
-    AddressRecord, CountedRecord, GROWN, GatewayHead, LAYERED, ListenerRecord, PinsRecord, Records,
-    RetiredRecord, SEALED_LINKS, SectionKind, Snapshot, SocketRef, SocketsRecord,
+    AddressRecord, CountedRecord, FileRecord, GROWN, GatewayHead, LAYERED, ListenerRecord, PinsRecord,
+    Records, RetiredRecord, SEALED_LINKS, SectionKind, Snapshot, SocketRef, SocketsRecord,
 };
 use crate::sys::{clock, sockets};
 use crate::worker::Worker;
@@ -20,6 +20,7 @@ use mio::{Poll, Registry};
 use moorline_net::layer::OpeningKind;
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::{Stream, StreamKind};
+use moorline_net::unix_socket::FileId;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::io;
@@ -192,12 +193,13 @@ impl Prepared {
         let admin = admin_fd(&head.admin)?;
         let mut old = Vec::new();
         if let Some(socket) = admin_fd(&head.admin_socket)? {
-            old.push(InheritedSocket { listener: UnixListener::from(socket), until: None });
+            let file = head.admin_socket_file.as_ref().map(file_of);
+            old.push(InheritedSocket { listener: UnixListener::from(socket), until: None, file });
         }
-        for RetiredRecord { socket, until_nanos } in &head.retired_sockets {
+        for RetiredRecord { socket, until_nanos, file } in &head.retired_sockets {
             let Some(socket) = admin_fd(socket)? else { continue };
-            let until = Some(Instant::from_nanos(*until_nanos));
-            old.push(InheritedSocket { listener: UnixListener::from(socket), until });
+            let (until, file) = (Some(Instant::from_nanos(*until_nanos)), file.as_ref().map(file_of));
+            old.push(InheritedSocket { listener: UnixListener::from(socket), until, file });
         }
         let admin_sockets = AdminSockets::inherit(config, admin.map(TcpListener::from), old)?;
         let ticket_key = head.ticket_key[..].try_into();
@@ -247,6 +249,10 @@ impl Prepared {
         }
         Ok(prepared)
     }
+}
+
+const fn file_of(record: &FileRecord) -> FileId {
+    FileId { device: record.device, number: record.number }
 }
 
 /// Returns the settings that the state of the process before decides, and not the new settings, for people.

@@ -13,12 +13,13 @@ use crate::pause::{Order, Question};
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
 use crate::snapshot::{
-    CountedRecord, GROWN, GatewayHead, Item, KEYED, LAYERED, ListenerRecord, RetiredRecord, SEALED_LINKS,
-    Section, SectionKind, SocketsRecord, StoredBodies, Writer,
+    CountedRecord, FileRecord, GROWN, GatewayHead, Item, KEYED, LAYERED, ListenerRecord, RetiredRecord,
+    SEALED_LINKS, Section, SectionKind, SocketsRecord, StoredBodies, Writer,
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use moorline_net::unix_socket::FileId;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::collections::HashSet;
@@ -235,9 +236,11 @@ impl Gateway {
         head.admin = admin.address.as_ref().map(sockets::name_of).transpose()?.map(Into::into);
         let socket = admin.socket.as_ref().map(|socket| sockets::name_of(&socket.listener));
         head.admin_socket = socket.transpose()?.map(Into::into);
+        head.admin_socket_file = admin.socket.as_ref().map(|socket| file_record(socket.file()));
         let retired = self.retired_sockets.list(|place| {
             let until_nanos = place.until.map_or(0, Instant::as_nanos);
-            Ok(RetiredRecord { socket: Some(sockets::name_of(&place.listener)?.into()), until_nanos })
+            let socket = Some(sockets::name_of(&place.listener)?.into());
+            Ok(RetiredRecord { socket, until_nanos, file: place.file.map(file_record) })
         });
         head.retired_sockets = retired.into_iter().collect::<io::Result<_>>()?;
         head.tls_ticket_keys = self.identity.as_ref().map(Identity::ticket_keys).unwrap_or_default().into();
@@ -277,6 +280,10 @@ impl Gateway {
     pub(super) fn threads(&self) -> impl Iterator<Item = &Thread> {
         self.reactor_threads.iter().chain(&self.worker_threads)
     }
+}
+
+const fn file_record(FileId { device, number }: FileId) -> FileRecord {
+    FileRecord { device, number }
 }
 
 /// Waits for the answer of a thread that serves.

@@ -8,6 +8,7 @@ use crate::admin::{self, Status};
 use crate::metrics::Registry;
 use crate::sys::clock;
 use moorline_net::http::Server;
+use moorline_net::unix_socket::FileId;
 use moorline_proto::time::Instant;
 use nix::unistd::Gid;
 use std::io;
@@ -32,8 +33,21 @@ pub(super) struct RetiredPlace {
     pub(super) group: Option<Gid>,
     /// Path of the socket.
     pub(super) path: PathBuf,
+    /// The file that the socket was bound to; `None`: the path has another one, or none.
+    pub(super) file: Option<FileId>,
     /// End of its time by `CLOCK_MONOTONIC`; `None`: its time begins when this process serves.
     pub(super) until: Option<Instant>,
+}
+
+impl RetiredPlace {
+    /// Returns whether whoever connects to the path meets this socket.
+    pub(super) fn is_found(&self) -> bool {
+        self.file.is_some_and(|file| file.is_at(&self.path))
+    }
+
+    fn remove_file(&self) {
+        self.file.into_iter().for_each(|file| file.remove(&self.path));
+    }
 }
 
 /// A place and its server.
@@ -143,8 +157,11 @@ impl RetiredSockets {
             if !over.is_empty() {
                 state.is_closing = true;
                 drop(state);
-                over.iter().for_each(|served| _ = std::fs::remove_file(&served.place.path));
-                over.into_iter().for_each(|served| served.server.stop());
+                over.iter().for_each(|served| served.place.remove_file());
+                for Served { place, server } in over {
+                    server.stop();
+                    drop(place); // its file was its own up to here
+                }
                 state = self.state();
                 state.is_closing = false;
                 self.changed.notify_all();
@@ -193,7 +210,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn of_more_places_than_the_limit_the_oldest_ends_at_once_and_a_held_one_does_not_end() {
+    fn of_more_places_than_the_limit_the_oldest_ends_and_a_held_one_does_not_and_foreign_files_stay() {
         let folder = std::env::temp_dir().join(format!("moorline-retired-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("made");
         let later = clock::machine_now() + Duration::from_secs(3600);
@@ -202,7 +219,8 @@ mod tests {
             std::fs::remove_file(&path).ok();
             let listener = UnixListener::bind(&path).expect("bound");
             let until = (number > 0).then_some(later + Duration::from_secs(number as u64));
-            RetiredPlace { listener, group: None, path, until }
+            let file = FileId::of(&path).ok();
+            RetiredPlace { listener, group: None, path, file, until }
         };
         let places: Vec<_> = (0..=RETIRED_MAX).map(place).collect();
         let (status, registry) = (Arc::new(Status::new(&Config::default(), "g1")), Arc::new(Registry::new()));
@@ -214,13 +232,17 @@ mod tests {
         let thread = std::thread::spawn(move || ending.end_in_time());
         assert_eq!(retired.list(|_| ()).len(), RETIRED_MAX + 1, "a new process may take over all of them");
         assert!(folder.join("1").exists());
+        // Somebody else is at this path by now.
+        std::fs::remove_file(folder.join("2")).expect("it is there");
+        let other = UnixListener::bind(folder.join("2")).expect("bound");
         retired.release();
         while retired.list(|_| ()).len() > RETIRED_MAX {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         retired.end_within(Duration::from_secs(60));
         thread.join().expect("no panic");
-        assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 0);
+        assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1, "the other one's");
+        drop(other);
         std::fs::remove_dir_all(&folder).expect("ours");
     }
 }

@@ -1,12 +1,15 @@
 //! Admin endpoint: health, metrics and status for operators and their tools.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::{TempFile, run};
+use crate::process::{StoreFolder, TempFile, run};
 use crate::raw::Client;
 use crate::series::Series;
 use crate::until;
 use moorline::admin::{Phase, Varz};
+use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 
 #[test]
 fn health_and_readiness_differ() {
@@ -168,8 +171,31 @@ fn an_admin_socket_whose_name_was_removed_has_it_again_after_a_hot_restart() {
     let series = Series::start(&backend, &[]);
     let path = series.gateway.socket();
     std::fs::remove_file(&path).expect("it is there");
-    series.signal(nix::sys::signal::Signal::SIGUSR2);
+    series.signal(Signal::SIGUSR2);
     until("the name is there again", || path.exists().then_some(()));
     until("the new process serves", || (series.restarts().generation == 1).then_some(()));
     series.restart();
+}
+
+/// Somebody removes the name, and another gateway is started with the same settings.
+#[test]
+fn a_gateway_that_ends_leaves_the_admin_socket_of_another_gateway() {
+    let folder = StoreFolder::new();
+    std::fs::create_dir(folder.path()).expect("made");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("ours");
+    let path = folder.path().join("admin.sock");
+    let set = format!("admin.socket={}", path.display());
+    let start = || Gateway::start_as(&[&set], |_| ());
+    let mut first = start();
+    std::fs::remove_file(&path).expect("it is there");
+    let mut second = start();
+    first.process.signal(Signal::SIGTERM);
+    assert_eq!(first.process.end().code(), Some(0));
+    let (code, out, error) = run(&["status", "--json", "--admin", &path.display().to_string()]);
+    assert_eq!(code, Some(0), "{error}");
+    let varz: Varz = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(varz.pid, second.process.pid());
+    second.process.signal(Signal::SIGTERM);
+    assert_eq!(second.process.end().code(), Some(0));
+    assert!(!path.exists(), "its own socket goes with it");
 }

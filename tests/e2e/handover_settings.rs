@@ -8,6 +8,7 @@ use crate::raw::{Acks, Client};
 use crate::series::Series;
 use crate::until;
 use moorline::sys::clock;
+use moorline_net::unix_socket;
 use moorline_proto::frame::{Command, Flags};
 use moorline_proto::message::client::Code;
 use moorline_proto::message::frame_of;
@@ -247,6 +248,20 @@ fn a_restart_that_is_undone_leaves_the_admin_socket_of_before_the_rest_of_its_ti
     assert!(error.contains("the admin socket is") || is_over(since), "{code:?} {error}");
     until("it is gone in the end", || (!a.exists()).then_some(()));
     assert_eq!(ask("status", b).0, Some(0));
+}
+
+#[test]
+fn a_file_that_somebody_else_has_put_in_place_of_a_socket_of_before_stays() {
+    let moving = Moving::start();
+    let [a, b, _] = &moving.sockets;
+    moving.upgrade(a, b);
+    std::fs::remove_file(a).ok(); // there, unless ten seconds have passed
+    std::fs::write(a, "mine").expect("written");
+    let pid = moving.series.as_ref().expect("it runs").pid();
+    let listens = || unix_socket::listened_by(pid).expect("it runs").contains(a);
+    until("its time is over", || (!listens()).then_some(()));
+    assert_eq!(std::fs::read(a).expect("still there"), b"mine");
+    std::fs::remove_file(a).expect("ours");
 }
 
 #[test]

@@ -67,6 +67,20 @@ pub struct GatewayHead {
     /// Unix sockets for orders that the settings have given up, and that still answer for some seconds.
     #[prost(message, repeated, tag = "20")]
     pub retired_sockets: Vec<RetiredRecord>,
+    /// File of [`Self::admin_socket`]; `None`: written by a version that did not tell it.
+    #[prost(message, optional, tag = "21")]
+    pub admin_socket_file: Option<FileRecord>,
+}
+
+/// File that a Unix socket was bound to.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileRecord {
+    /// Device of the file.
+    #[prost(uint64, tag = "1")]
+    pub device: u64,
+    /// Number of the file on its device.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
 }
 
 /// An admin socket that the settings have given up.
@@ -78,6 +92,9 @@ pub struct RetiredRecord {
     /// Time up to which it answers, in nanoseconds of `CLOCK_MONOTONIC`.
     #[prost(uint64, tag = "2")]
     pub until_nanos: u64,
+    /// Its file; `None`: its path had another one, or none.
+    #[prost(message, optional, tag = "3")]
+    pub file: Option<FileRecord>,
 }
 
 /// Value of a counter.
