@@ -56,6 +56,10 @@ impl Running {
                 "; run this as root, as the gateway's user, or as a member of admin.group"
             }
             (io::ErrorKind::Other | io::ErrorKind::ResourceBusy, _) => "",
+            (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Address::Unix(_)) => {
+                "; is the gateway running, and is this its admin socket? If its settings have named another one since it \
+                 started, name it by --pid-file, or the socket of before by --admin"
+            }
             (_, Address::Unix(_)) => "; is the gateway running, and is this its admin socket (--admin)?",
             (_, Address::Tcp(_)) => {
                 "; is the gateway running, and is this its admin address (--admin)? No admin socket was found for it; \

@@ -10,7 +10,7 @@ use crate::admin::likely_sockets;
 use crate::config::{Config, SCHEMA};
 use clap::Args;
 use crossbeam_channel::bounded;
-use moorline_net::http::Address;
+use moorline_net::http::{self, Address, Answer, Question, StatusCode};
 use moorline_net::unix_socket;
 use moorline_proto::link::HostPort;
 use std::fmt;
@@ -31,6 +31,10 @@ const RESOLVED_MAX: Duration = Duration::from_secs(5);
 const CONNECTED_MAX: Duration = Duration::from_secs(1);
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 16;
+/// Longest wait for the answer of one of several sockets.
+const CANDIDATE_MAX: Duration = Duration::from_secs(5);
+/// Sockets of one process that are asked.
+const CANDIDATES_MAX: usize = 16;
 /// Bytes of a pid file that are read.
 const PID_FILE_BYTES_MAX: usize = 64;
 
@@ -99,7 +103,9 @@ impl AdminArgs {
                 let loaded = Config::load(Some(file), &[], settings::variables()).map_err(Failure::usage)?;
                 if !loaded.admin.enabled {
                     return Err(Failure::Usage(
-                        "admin.enabled is false: this gateway takes no questions and orders".into(),
+                        "admin.enabled is false: a gateway with these settings takes no questions and orders; name one that still \
+                         runs with other settings by --pid-file or --admin"
+                            .into(),
                     ));
                 }
                 let wanted = Wanted {
@@ -222,10 +228,53 @@ fn of_pid_file(file: &Path) -> Result<Running, String> {
     let sockets = unix_socket::listened_by(pid).map_err(|error| {
         cannot(&format!("process {pid}: {error}; does the gateway run, and as which user?"))
     })?;
-    match &sockets[..] {
-        [] => Err(cannot(&format!("process {pid} listens at no Unix socket; is it a gateway?"))),
-        [socket] => Ok(Running::at(socket.clone().into())),
-        _ => Err(cannot(&format!("process {pid} listens at several Unix sockets; name one by --admin"))),
+    choose(pid, sockets, look_at).map(|socket| Running::at(socket.into())).map_err(|problem| cannot(&problem))
+}
+
+/// Purpose of a socket at which a gateway listens.
+enum Seen {
+    /// It is the admin socket.
+    Serves,
+    /// The settings have given it up; the answer says which one they have now.
+    GivenUp(String),
+    /// It does not answer as a gateway.
+    Silent,
+}
+
+/// Asks for a page that everybody may read.
+fn look_at(socket: &Path) -> Seen {
+    match http::ask(&socket.to_path_buf().into(), &Question::get("/"), CANDIDATE_MAX) {
+        Ok(Answer { status: StatusCode::GONE, body }) => Seen::GivenUp(body.trim().to_owned()),
+        Ok(Answer { status: StatusCode::OK, .. }) => Seen::Serves,
+        Ok(_) | Err(_) => Seen::Silent,
+    }
+}
+
+/// Chooses the admin socket among those at which a process listens: for some seconds after a hot restart it also listens at those
+/// that the settings have given up.
+fn choose(pid: u32, sockets: Vec<PathBuf>, look_at: impl Fn(&Path) -> Seen) -> Result<PathBuf, String> {
+    if sockets.is_empty() {
+        return Err(format!("process {pid} listens at no Unix socket; is it a gateway?"));
+    }
+    let (mut serving, mut silent, mut given_up) = (Vec::new(), Vec::new(), String::new());
+    for socket in sockets.into_iter().take(CANDIDATES_MAX) {
+        match look_at(&socket) {
+            Seen::Serves => serving.push(socket),
+            Seen::GivenUp(answer) => given_up = answer,
+            Seen::Silent => silent.push(socket),
+        }
+    }
+    let mut likely = if serving.is_empty() { silent } else { serving };
+    match likely.len() {
+        0 => Err(format!(
+            "process {pid} listens only where its settings had the admin socket before: {given_up}"
+        )),
+        1 => Ok(likely.swap_remove(0)), // of a silent one the question tells more
+        _ => {
+            let names: Vec<_> = likely.iter().map(|socket| socket.display().to_string()).collect();
+            let names = names.join(", ");
+            Err(format!("process {pid} listens at several Unix sockets; name one by --admin: {names}"))
+        }
     }
 }
 
@@ -256,6 +305,25 @@ mod tests {
         );
         let said = resolve(&"moorline.invalid:1".parse().expect("a name")).expect_err("reserved");
         assert!(said.contains("cannot resolve `moorline.invalid:1`") && said.contains("--admin"), "{said}");
+    }
+
+    #[test]
+    fn of_several_sockets_the_one_that_is_not_given_up_is_the_gateways_and_else_all_are_named() {
+        let sockets = || ["/a", "/b", "/c"].map(PathBuf::from).to_vec();
+        let given_up = || Seen::GivenUp("the admin socket is /z now".to_owned());
+        let only = |name: &'static str| {
+            move |path: &Path| if path == Path::new(name) { Seen::Serves } else { given_up() }
+        };
+        assert_eq!(choose(7, sockets(), only("/b")), Ok("/b".into()));
+        let silent = |path: &Path| if path == Path::new("/c") { Seen::Silent } else { given_up() };
+        assert_eq!(choose(7, sockets(), silent), Ok("/c".into()), "the question tells why");
+        let said = choose(7, sockets(), |_| given_up()).expect_err("none");
+        assert!(said.contains("process 7") && said.ends_with("/z now"), "{said}");
+        for seen in [|| Seen::Serves, || Seen::Silent] {
+            let said = choose(7, sockets(), |_| seen()).expect_err("three");
+            assert!(said.ends_with("name one by --admin: /a, /b, /c"), "{said}");
+        }
+        assert!(choose(7, Vec::new(), |_| Seen::Serves).expect_err("none").contains("is it a gateway?"));
     }
 
     #[test]

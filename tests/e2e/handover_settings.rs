@@ -251,6 +251,34 @@ fn a_restart_that_is_undone_leaves_the_admin_socket_of_before_the_rest_of_its_ti
 }
 
 #[test]
+fn the_pid_file_leads_to_the_gateway_while_the_socket_of_before_still_answers() {
+    let moving = Moving::start();
+    let [a, b, c] = &moving.sockets;
+    let pid_file = moving.series.as_ref().expect("it runs").pid_file.path().display().to_string();
+    let by_pid_file = |command: &str| run(&[command, "--pid-file", &pid_file]);
+    moving.upgrade(a, b);
+    let (code, _, error) = by_pid_file("status");
+    assert_eq!(code, Some(0), "{error}");
+    // The file of settings names the next place before the gateway does.
+    moving.settings_say(c);
+    let (code, _, error) = run(&["upgrade", "-c", moving.settings.path().to_str().expect("text")]);
+    assert!(code == Some(1) && error.contains("--pid-file") && error.contains("--admin"), "{code:?} {error}");
+    let (code, said, error) = by_pid_file("upgrade");
+    assert_eq!(code, Some(0), "{said} {error}");
+    // With the socket turned off the commands say so.
+    let text = std::fs::read_to_string(moving.settings.path()).expect("our file");
+    std::fs::write(moving.settings.path(), format!("{text}enabled = false\n")).expect("our file");
+    let since = clock::now();
+    let (code, said, error) = ask("upgrade", c);
+    assert_eq!(code, Some(0), "{said} {error}");
+    for command in ["stop", "upgrade"] {
+        let (code, _, error) = by_pid_file(command);
+        let is_told = code == Some(1) && error.contains("settings of today have no admin socket");
+        assert!(is_told || is_over(since), "{command}: {code:?} {error}");
+    }
+}
+
+#[test]
 fn a_file_that_somebody_else_has_put_in_place_of_a_socket_of_before_stays() {
     let moving = Moving::start();
     let [a, b, _] = &moving.sockets;
