@@ -216,7 +216,6 @@ impl Parked {
         gateway.admin_sockets.own();
         if let Some(retiring) = retiring {
             let retired = Arc::clone(&gateway.retired_sockets);
-            retired.open();
             retiring.tell(move || retired.end_in_time());
         }
         files.tell(move || {
@@ -228,6 +227,7 @@ impl Parked {
         if let Some(admin) = &gateway.admin {
             admin.set_paused(false);
         }
+        gateway.retired_sockets.open();
         tracing::info!(
             listener = listening::addresses(&gateway.listeners),
             reactors = gateway.reactor_threads.len(),

@@ -140,6 +140,7 @@ impl RetiredSockets {
         let until = clock::machine_now() + RETIRED_TIME;
         self.state().served.iter_mut().for_each(|it| _ = it.place.until.get_or_insert(until));
         self.set_paused(false);
+        self.changed.notify_all();
     }
 
     /// Accepts no more connections, or accepts again: another process may serve the places next.

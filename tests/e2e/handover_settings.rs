@@ -240,10 +240,9 @@ fn a_restart_that_is_undone_leaves_the_admin_socket_of_before_the_rest_of_its_ti
     let moving = Moving::start();
     let [a, b, _] = &moving.sockets;
     let since = moving.upgrade(a, b);
-    let taken = TempFile::new("a file, not a socket");
-    moving.settings_say(taken.path());
+    std::fs::write(moving.faults.path(), "new.ready exit:1\n").expect("our file");
     let (code, _, error) = ask("upgrade", b);
-    assert!(code == Some(1) && error.contains("not a socket"), "{code:?} {error}");
+    assert!(code == Some(1) && error.contains("rolled back"), "{code:?} {error}");
     let (code, _, error) = ask("status", a);
     assert!(error.contains("the admin socket is") || is_over(since), "{code:?} {error}");
     until("it is gone in the end", || (!a.exists()).then_some(()));
