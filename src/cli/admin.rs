@@ -37,8 +37,20 @@ impl Running {
 
     /// Gives an order, and tries again for 10 s while another one is under way. Returns its number.
     pub(super) fn order(&self, what: &str, question: &Question<'_>) -> Result<u64, Failure> {
+        self.order_after(what, question, || Ok(()))
+    }
+
+    /// Gives an order like [`Self::order`], and calls `before` before each try: the other order may change what this one means.
+    /// Only an order that was refused is given again, so that none is taken twice.
+    pub(super) fn order_after(
+        &self,
+        what: &str,
+        question: &Question<'_>,
+        mut before: impl FnMut() -> Result<(), Failure>,
+    ) -> Result<u64, Failure> {
         let until = clock::machine_now() + ORDER_MAX;
         let answer = loop {
+            before()?;
             match self.ask(question) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && clock::machine_now() < until => {
                     std::thread::park_timeout(ORDER_LOOK);

@@ -66,8 +66,9 @@ pub(super) fn upgrade(args: &UpgradeArgs) -> Result<(), Failure> {
         binary,
         previous: false,
     };
-    let headers = arguments.old_headers();
-    order(&args.admin.find()?, &arguments, headers, args.json)
+    let (gateway, headers) = (args.admin.find()?, arguments.old_headers());
+    let before = look(&gateway).map_err(|error| cannot_look(&gateway, &error))?;
+    order(&gateway, before, &arguments, headers, args.json)
 }
 
 /// Returns a path as text for JSON and for a header.
@@ -80,8 +81,8 @@ fn plain(path: &Path) -> Result<String, Failure> {
 /// Runs the binary again that served before the last hot restart that was committed and changed it.
 pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
     let gateway = args.admin.find()?;
-    let restarts = look(&gateway).map_err(|error| cannot_look(&gateway, &error))?.restarts;
-    let last = restarts.iter().rev().find(|restart| restart.verdict == "committed");
+    let before = look(&gateway).map_err(|error| cannot_look(&gateway, &error))?;
+    let last = before.restarts.iter().rev().find(|restart| restart.verdict == "committed");
     let last = last.ok_or_else(|| {
         Failure::Failed("no hot restart was committed: there is nothing to go back to".into())
     })?;
@@ -91,21 +92,29 @@ pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
         binary: Some(plain(Path::new(&last.previous_binary))?),
         ..UpgradeArguments::default()
     };
-    order(&gateway, &arguments, by_path.old_headers(), args.json)
+    let headers = by_path.old_headers();
+    order(&gateway, before, &arguments, headers, args.json)
 }
 
+/// Gives the order and waits for its verdict. `seen`: the gateway as the order means it.
 fn order(
     gateway: &Running,
+    seen: Restartz,
     arguments: &UpgradeArguments,
     headers: Vec<(&'static str, String)>,
     is_json: bool,
 ) -> Result<(), Failure> {
-    let before = look(gateway).map_err(|error| cannot_look(gateway, &error))?;
+    let (generation, mut before) = (seen.generation, seen);
     let json = serde_json::to_string(arguments).map_err(Failure::failed)?;
     let question = Question { method: Method::POST, path: "/v1/upgrade", headers, json: Some(json) };
-    let answer = gateway.ask(&question).map_err(|error| gateway.cannot("order a hot restart at", &error))?;
-    let number: u64 =
-        answer.trim().parse().map_err(|_| Failure::Failed(format!("{gateway} answers {answer:?}")))?;
+    let number = gateway.order_after("order a hot restart at", &question, || {
+        // Another restart may have been committed meanwhile, or another gateway started.
+        before = look(gateway).map_err(|error| cannot_look(gateway, &error))?;
+        if arguments.previous && before.generation != generation {
+            return Err(Failure::Failed(committed_meanwhile(&before)));
+        }
+        Ok(())
+    })?;
     let own_timeout = if before.timeout_ms == 0 { TIMEOUT_MAX_MS } else { before.timeout_ms };
     let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(own_timeout));
     let until = clock::machine_now() + timeout + PATIENCE;
@@ -143,6 +152,16 @@ fn look(gateway: &Running) -> io::Result<Restartz> {
 
 fn cannot_look(gateway: &Running, error: &io::Error) -> Failure {
     gateway.cannot("read /v1/restartz of", error)
+}
+
+/// Says why a rollback is not ordered any more: the program to go back to is another one.
+fn committed_meanwhile(shown: &Restartz) -> String {
+    let last = shown.restarts.iter().rev().find(|restart| restart.verdict == "committed");
+    let (from, to) = last.map_or(("?", "?"), |last| (&*last.from, &*last.to));
+    format!(
+        "not ordered: another hot restart was committed meanwhile, from {from} to {to}; `moorline rollback` would undo that \
+         one now, run it again for this"
+    )
 }
 
 fn told(restart: &Restart) -> String {

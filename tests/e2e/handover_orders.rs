@@ -176,6 +176,69 @@ fn fresh_scrapes_beside_restarts_are_answered() {
 }
 
 #[test]
+fn an_upgrade_that_is_ordered_during_another_one_waits_and_has_its_own_verdict() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    series.set_faults("old.check sleep:1000\n");
+    std::thread::scope(|scope| {
+        let since = clock::now();
+        let first = scope.spawn(|| series.upgrade(&[]));
+        until_reached(&series, "old.check");
+        let admin = series.gateway.admin.to_string();
+        let (code, said, error) = run(&["upgrade", "--json", "--admin", &admin]);
+        let first = first.join().expect("no panic").1;
+        assert_eq!((&*first.verdict, first.number), ("committed", 1), "{first:?}");
+        if code != Some(0) && is_over(since) {
+            return;
+        }
+        let second: moorline::admin::Restart = serde_json::from_str(&said).expect(&error);
+        assert_eq!((&*second.verdict, second.number, second.generation), ("committed", 2, 2), "{second:?}");
+        assert_eq!(series.restarts().restarts.len(), 2, "neither was carried out twice");
+    });
+}
+
+/// True, and said, if the ten seconds have passed in which a command gives its order again.
+fn is_over(since: moorline_proto::time::Instant) -> bool {
+    let is_over = clock::now().saturating_since(since) >= Duration::from_secs(10);
+    if is_over {
+        crate::skipped("on this busy machine a restart takes longer than 10 s");
+    }
+    is_over
+}
+
+#[test]
+fn a_rollback_that_meets_an_upgrade_undoes_only_what_was_there_when_it_was_ordered() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    series.restart();
+    let admin = series.gateway.admin.to_string();
+    for (fault, verdict) in [("new.warm exit:1\n", "rolled_back"), ("", "committed")] {
+        let reached = |log: String| log.matches("old.check").count();
+        let before = reached(series.gateway.process.log());
+        series.set_faults(&format!("old.check sleep:1000\n{fault}"));
+        std::thread::scope(|scope| {
+            let since = clock::now();
+            let upgrade = scope.spawn(|| series.upgrade(&[]).1);
+            let log = || series.gateway.process.log();
+            until("it is checked", || (reached(log()) > before).then_some(()));
+            let rollback = scope.spawn(|| run(&["rollback", "--admin", &admin]));
+            assert_eq!(upgrade.join().expect("no panic").verdict, verdict);
+            series.set_faults("");
+            let (code, said, error) = rollback.join().expect("no panic");
+            if verdict == "committed" {
+                let is_told = error.contains("another hot restart was committed meanwhile");
+                assert!(code == Some(1) && is_told || is_over(since), "{said} {error}");
+            } else {
+                assert!(
+                    code == Some(0) && said.contains("committed: generation 2") || is_over(since),
+                    "{said} {error}"
+                );
+            }
+        });
+    }
+}
+
+#[test]
 fn a_drain_that_is_ordered_during_a_restart_is_carried_out() {
     let backend = Backend::start();
     let series = Series::start(&backend, &["drain.grace=60s"]);
