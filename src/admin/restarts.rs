@@ -82,6 +82,8 @@ pub struct Restart {
     pub verdict: String,
     /// Reason why it was not committed; empty if it was.
     pub problem: String,
+    /// The process that serves ends, because a signal told it so; false also if a version did not note it.
+    pub is_ending: bool,
     /// Sockets that moved.
     pub sockets: u64,
     /// Pause in which nothing was read or written, in seconds.
@@ -223,9 +225,10 @@ impl RestartControl {
         drop(state);
         if let Some(number) = ordered {
             let (generation, pid) = (self.show().generation, std::process::id());
-            let problem = "the gateway ends: it was told so by a signal".to_owned();
+            let problem = "a signal came before the order was begun".to_owned();
             let verdict = VERDICTS[1].to_owned();
-            self.end(Restart { number, generation, pid, verdict, problem, ..Restart::default() });
+            let is_ending = true;
+            self.end(Restart { number, generation, pid, verdict, problem, is_ending, ..Restart::default() });
         }
     }
 
@@ -320,7 +323,7 @@ mod tests {
         control.close();
         let shown = control.show();
         assert_eq!((shown.restarts.len(), shown.restarts[0].number), (1, 1));
-        assert_eq!(shown.restarts[0].verdict, "rolled_back");
+        assert_eq!((&*shown.restarts[0].verdict, shown.restarts[0].is_ending), ("rolled_back", true));
         assert_eq!(control.try_order(order()), Err(Refused::Ending));
     }
 }

@@ -191,8 +191,8 @@ pub struct Varz {
     pub pid: u32,
     /// Generation: number of this process in a series of hot restarts; 0: the first.
     pub generation: u64,
-    /// Since this process started.
-    pub uptime_seconds: f64,
+    /// Since this process started; `None`: it cannot be read, as the others that may be absent.
+    pub uptime_seconds: Option<f64>,
     /// True if new clients should come.
     pub phase: Phase,
     /// Address of the first listener; `None`: nothing is bound.
@@ -214,13 +214,13 @@ pub struct Varz {
     #[serde(default)]
     pub problems: Vec<String>,
     /// Memory in use, in bytes.
-    pub resident_bytes: u64,
+    pub resident_bytes: Option<u64>,
     /// Open file descriptors.
-    pub open_fds: u64,
+    pub open_fds: Option<u64>,
     /// Number of threads.
-    pub threads: u64,
+    pub threads: Option<u64>,
     /// Processor time used.
-    pub cpu_seconds: f64,
+    pub cpu_seconds: Option<f64>,
 }
 
 impl Varz {

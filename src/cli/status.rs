@@ -18,18 +18,22 @@ pub(super) fn show(admin: &AdminArgs, is_json: bool) -> Result<(), Failure> {
 
 fn summary(varz: &Varz) -> String {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // uptime is not negative
-    let uptime = varz.uptime_seconds as u64;
-    let (hours, minutes, seconds) = (uptime / 3600, uptime / 60 % 60, uptime % 60);
-    let mebibytes = varz.resident_bytes >> 20;
+    let uptime = shown(varz.uptime_seconds, |seconds| {
+        let uptime = seconds as u64;
+        format!("{}h {:02}m {:02}s", uptime / 3600, uptime / 60 % 60, uptime % 60)
+    });
+    let memory = shown(varz.resident_bytes, |bytes| format!("{} MiB", bytes >> 20));
+    let [open, threads] = [varz.open_fds, varz.threads].map(|count| shown(count, |count| count.to_string()));
+    let cpu = shown(varz.cpu_seconds, |seconds| format!("{seconds:.1} s"));
     let listeners: Vec<_> =
         varz.listeners.iter().map(|listener| format!("{} {}", listener.name, listener.address)).collect();
     let problems = Varz::warnings(&varz.problems);
     format!(
         "{}: {}\n\
-         moorline {}   pid {}   generation {}   up {hours}h {minutes:02}m {seconds:02}s\n\
+         moorline {}   pid {}   generation {}   up {uptime}\n\
          connections {}   sessions {}   links up {}\n\
          listeners {}   reactors {}   workers {}\n\
-         memory {mebibytes} MiB   open files {}   threads {}   cpu {:.1} s\n{problems}",
+         memory {memory}   open files {open}   threads {threads}   cpu {cpu}\n{problems}",
         varz.gateway,
         varz.phase,
         varz.version,
@@ -41,10 +45,12 @@ fn summary(varz: &Varz) -> String {
         listeners.join(", "),
         varz.reactors,
         varz.workers,
-        varz.open_fds,
-        varz.threads,
-        varz.cpu_seconds,
     )
+}
+
+/// Writes a figure, or `-` for one that the gateway cannot read.
+fn shown<T>(figure: Option<T>, write: impl FnOnce(T) -> String) -> String {
+    figure.map_or_else(|| "-".to_owned(), write)
 }
 
 #[cfg(test)]
@@ -64,6 +70,12 @@ mod tests {
         let shown = summary(&serde_json::from_str(&body).expect("JSON"));
         assert!(shown.starts_with("g1: not ready: no link to a backend is up\n"), "{shown}");
         assert!(shown.contains("connections 0   sessions 0   links up 0\n"), "{shown}");
+        assert!(shown.contains(" MiB   open files "), "{shown}");
+        let blind = Varz { resident_bytes: None, open_fds: None, threads: None, cpu_seconds: None, ..varz };
+        let body = serde_json::to_string(&blind).expect("JSON");
+        assert!(body.contains("\"resident_bytes\":null"), "{body}");
+        let shown = summary(&serde_json::from_str(&body).expect("JSON"));
+        assert!(shown.contains("memory -   open files -   threads -   cpu -\n"), "{shown}");
     }
 
     #[test]

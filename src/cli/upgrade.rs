@@ -140,6 +140,9 @@ fn order(
     }
     match restart.verdict.as_str() {
         "committed" | "dry_run" => Ok(()),
+        _ if restart.is_ending => {
+            Err(Failure::Failed(format!("rolled back, and the gateway ends: {}", restart.problem)))
+        }
         _ => Err(Failure::Failed(format!("rolled back, the old process serves on: {}", restart.problem))),
     }
 }

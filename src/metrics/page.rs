@@ -172,7 +172,7 @@ impl Registry {
         let carried = self.carried();
         #[allow(clippy::cast_precision_loss)] // microseconds of a process
         let cpu_before = carried.of(CPU_SECONDS, "") as f64 / MICROS;
-        figures.cpu_seconds += cpu_before;
+        figures.cpu_seconds = figures.cpu_seconds.map(|own| own + cpu_before);
         exporter.register_collector(Box::new(figures));
         exporter.register_collector(Box::new(Caps(self.caps())));
         exporter.register_collector(Box::new(LogLines(self.lines_dropped(&carried))));

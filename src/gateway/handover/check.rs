@@ -126,7 +126,7 @@ fn check_room(queued_bytes: u64) -> Result<(), String> {
             "check: {FILES_NEEDED} descriptors are needed, {free} are free; raise the open-files limit"
         ));
     }
-    let resident = Figures::read().resident_bytes;
+    let resident = Figures::read().resident_bytes.unwrap_or(0);
     check_memory(resident * MEMORY_PERCENT / 100 + 2 * queued_bytes, queued_bytes)
         .map_err(|problem| format!("check: {problem}"))
 }

@@ -23,6 +23,7 @@ pub(super) fn record_of(restart: &Restart) -> RestartRecord {
         pid,
         verdict,
         problem,
+        is_ending: _, // no process comes after one that ends
         sockets,
         pause_seconds,
         from,
@@ -61,6 +62,7 @@ pub(super) fn restart_of(record: &RestartRecord) -> Restart {
         pid: record.pid,
         verdict: record.verdict.clone(),
         problem: record.problem.clone(),
+        is_ending: false,
         sockets: record.sockets,
         pause_seconds: seconds(record.pause_nanos),
         from: record.from.clone(),

@@ -40,7 +40,7 @@ const EXIT_LOOK: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Cause of a rollback.
-pub(in crate::gateway) const ENDING: &str = "a signal ends this process";
+pub(in crate::gateway) const ENDING: &str = "a signal came before the commit";
 
 /// Outcome of a restart.
 pub(in crate::gateway) enum Outcome {
@@ -126,8 +126,14 @@ pub(in crate::gateway) fn restart(
             if let Some(Pause { machine_nanos, .. }) = paused_at {
                 log.restart.pause_seconds = seconds(clock::machine_nanos() - machine_nanos);
             }
-            tracing::error!(problem, "hot restart rolled back; this process serves on");
-            log.step("roll back", "this process serves on");
+            log.restart.is_ending = signals.is_ending();
+            let next = if log.restart.is_ending {
+                "this process ends, as a signal told it"
+            } else {
+                "this process serves on"
+            };
+            tracing::error!(problem, next, "hot restart rolled back");
+            log.step("roll back", next);
             (log.restart.verdict, log.restart.problem) = ("rolled_back".into(), problem);
         }
     }
