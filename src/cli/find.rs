@@ -233,11 +233,11 @@ fn of_pid_file(file: &Path) -> Result<Running, String> {
 
 /// Purpose of a socket at which a gateway listens.
 enum Seen {
-    /// It is the admin socket.
+    /// Answers as the admin socket.
     Serves,
     /// The settings have given it up; the answer says which one they have now.
     GivenUp(String),
-    /// It does not answer as a gateway.
+    /// No answer, or none of a gateway.
     Silent,
 }
 

@@ -92,7 +92,7 @@ pub struct RetiredRecord {
     /// Time up to which it answers, in nanoseconds of `CLOCK_MONOTONIC`.
     #[prost(uint64, tag = "2")]
     pub until_nanos: u64,
-    /// Its file; `None`: its path had another one, or none.
+    /// File that it was bound to; `None`: the path had another one, or none.
     #[prost(message, optional, tag = "3")]
     pub file: Option<FileRecord>,
 }
