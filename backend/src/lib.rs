@@ -9,6 +9,7 @@
 //! | [`echo`] | the smallest useful handlers: echo, and acker for measuring a gateway | server |
 //! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
 //! | [`cluster`] | several nodes over one store; pure | im |
+//! | [`sql`] | cells of a cluster in PostgreSQL | cluster |
 //! | `api` | the server API: HTTP and JSON in front of [`im`] | im, config |
 //! | [`import`] | puts an export, or made-up conversations, into a store | im, config |
 //! | `login_hook` | asks an operator's service about logins | im, config |
@@ -36,6 +37,7 @@ mod login_hook;
 mod run;
 pub mod secrets;
 pub mod server;
+pub mod sql;
 pub mod tokens;
 mod undelivered;
 mod webhook;

@@ -12,8 +12,8 @@
 //! | [`cell`] | requests to a cell and its replies, as values |
 //! | [`store`] | the [`crate::im::store::Store`] of a node |
 //!
-//! There is no driver yet: no SQL and no sockets. The simulator (`backend/tests/cluster`) runs several real
-//! [`crate::im::Im`]s over it.
+//! [`crate::sql`] performs the requests in PostgreSQL. There are no links between nodes yet. The simulator
+//! (`backend/tests/cluster`) runs several real [`crate::im::Im`]s over it.
 
 pub mod cell;
 pub mod chain;

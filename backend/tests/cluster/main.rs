@@ -7,7 +7,10 @@
 mod cells;
 mod coverage;
 mod gateway;
+mod mirror;
 mod oracle;
+#[path = "../postgres/mod.rs"]
+mod postgres;
 mod world;
 
 use coverage::Coverage;
@@ -20,7 +23,7 @@ const SEEDS: u64 = 32;
 
 fn run(seed: u64) -> Coverage {
     let result = panic::catch_unwind(|| {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, None);
         world.run();
         world.check();
         world.coverage
@@ -62,4 +65,22 @@ fn nothing_is_lost_and_nothing_comes_twice_whatever_fails() {
 #[test]
 fn a_seed_decides_everything() {
     assert_eq!(run(3), run(3));
+}
+
+/// Seeds whose requests go to PostgreSQL, too. `SQL_SEEDS=32` runs more.
+const SQL_SEEDS: u64 = 3;
+
+#[test]
+fn real_cells_reply_as_the_simulated_ones_do() {
+    let Some(server) = mirror::server() else { return };
+    let seeds = std::env::var("SQL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SQL_SEEDS);
+    let mut compared = 0;
+    for seed in 0..seeds {
+        let mut world = World::new(seed, Some(&server));
+        world.run();
+        world.check();
+        compared += world.mirror.map_or(0, |mirror| mirror.compared);
+    }
+    println!("{compared} replies of {seeds} seeds");
+    assert!(compared > 100 * seeds, "{compared} replies of {seeds} seeds");
 }

@@ -6,6 +6,8 @@
 use crate::cells::Cells;
 use crate::coverage::Coverage;
 use crate::gateway::{Gateway, ToGateway, ToNode};
+use crate::mirror::Mirror;
+use crate::postgres::Postgres;
 use moorline_backend::cluster::cell::{
     CellId, CellReply, CellRequest, CellResult, ConversationRow, Membership, RequestId, UnknownOutcome,
     number_in, slot_of,
@@ -75,6 +77,8 @@ pub(crate) struct World {
     events: BTreeMap<(u64, u64), Event>,
     last_event: u64,
     pub(crate) cells: Cells,
+    /// Real cells that get the same requests. `None`: there are none.
+    pub(crate) mirror: Option<Mirror>,
     layout: Layout,
     pub(crate) nodes: Vec<Node>,
     pub(crate) gateway: Gateway,
@@ -108,7 +112,8 @@ impl Node {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// With a server, each reply of a cell is compared with that of PostgreSQL.
+    pub(crate) fn new(seed: u64, server: Option<&Postgres>) -> Self {
         let mut random = Random::new(seed);
         let layout = Layout { cells: 1 + u16::from(random.one_in(2)) };
         let nodes = (0..NODES).map(|number| {
@@ -127,6 +132,7 @@ impl World {
             events: BTreeMap::new(),
             last_event: 0,
             cells: Cells::default(),
+            mirror: server.map(|server| Mirror::new(server, layout, seed)),
             layout,
             nodes,
             gateway,
@@ -154,11 +160,14 @@ impl World {
         for uid in &uids[..=uids.len() / 2] {
             let user = UserId::new(number_in(Slot::of(uid), 1));
             self.cells.seed_user(user, uid);
+            self.mirror.iter_mut().for_each(|mirror| mirror.seed_user(user, uid));
             members.push(Membership { user, uid: uid.as_str().into(), visible_from: 1 });
         }
         members.sort_by_key(|member| member.user);
         let conversation = ConversationId::new(number_in(Slot::of(GROUP), 1));
-        self.cells.seed(ConversationRow { conversation, id: GROUP.into(), is_group: true, members });
+        let row = ConversationRow { conversation, id: GROUP.into(), is_group: true, members };
+        self.mirror.iter_mut().for_each(|mirror| mirror.seed(&row));
+        self.cells.seed(row);
     }
 
     pub(crate) fn at(&mut self, ms: u64, event: Event) {
@@ -353,6 +362,7 @@ impl World {
     ) {
         let layout = self.layout;
         let reply = self.cells.perform(self.now_ms, |slot| layout.cell(slot) == cell, body);
+        self.mirror.iter_mut().for_each(|mirror| mirror.perform(cell, body, &reply));
         if is_awaited {
             let at = self.now_ms + self.latency();
             return self.at(at, Event::CellDone(node, life, request, Ok(reply)));
@@ -391,7 +401,9 @@ impl World {
         }
         let (layout, config) = (self.layout, ImConfig::default());
         let it = &mut self.nodes[node];
-        let store = ClusterStore::new(it.id, layout, self.cells.last_id(it.id));
+        let last_id = self.cells.last_id(it.id);
+        self.mirror.iter_mut().for_each(|mirror| mirror.check_last_id(it.id, last_id));
+        let store = ClusterStore::new(it.id, layout, last_id);
         (it.im, it.told_version) = (Some(Im::new(config, it.id.0, store)), 0);
         it.life += 1;
         self.tick(node);
@@ -439,6 +451,7 @@ impl World {
                 if self.cells.owner(slot).node != Some(thief) {
                     self.coverage.stolen += 1;
                     self.cells.steal(slot, thief);
+                    self.mirror.iter_mut().for_each(|mirror| mirror.steal(slot, thief));
                 }
             }
             _ => {}

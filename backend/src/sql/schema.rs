@@ -1,0 +1,81 @@
+//! Tables of a cell, and their versions.
+//!
+//! Each key begins with a slot. A tenant has room in front of a name: uids and ids of conversations are text. Names of the
+//! standard that differ between PostgreSQL and its kin are avoided: no sequences, LISTEN, advisory locks, unlogged tables, or
+//! foreign keys (a slot's rows are written by its owner alone).
+
+/// Version of the tables that this build writes.
+pub(super) const VERSION: i32 = 1;
+
+/// Steps from each version to the next: step `n` makes version `n + 1`. A step only adds; a node of the version before goes on
+/// with the new tables.
+pub(super) const STEPS: &[&str] = &[STEP_1];
+
+const STEP_1: &str = "
+create table moorline_cell (
+    only_row bool primary key check (only_row),
+    cluster text not null,
+    cell int4 not null,
+    cells int4 not null,
+    version int4 not null);
+create table node (
+    number int4 primary key,
+    until timestamptz not null);
+create table node_id (
+    number int4 primary key,
+    last_id int8 not null);
+create table owner (
+    slot int4 primary key,
+    node int4,
+    epoch int8 not null default 0) with (fillfactor = 50);
+create table account (
+    slot int4, usr int8,
+    uid text collate \"C\" not null,
+    last_pos int8 not null,
+    trimmed int8 not null,
+    primary key (slot, usr),
+    unique (slot, uid)) with (fillfactor = 80);
+create table device (
+    slot int4, usr int8, device int8,
+    name text collate \"C\" not null,
+    platform int8 not null,
+    acked int8 not null,
+    primary key (slot, usr, device)) with (fillfactor = 80);
+create table conv (
+    slot int4, conv int8,
+    id text collate \"C\" not null,
+    is_group bool not null,
+    last_seq int8 not null,
+    primary key (slot, conv),
+    unique (slot, id)) with (fillfactor = 80);
+create table member (
+    slot int4, conv int8, usr int8,
+    uid text collate \"C\" not null,
+    visible_from int8 not null,
+    primary key (slot, conv, usr));
+create table msg (
+    slot int4, conv int8, seq int8,
+    sender int8 not null,
+    device int8 not null,
+    key bytea not null,
+    id int8 not null,
+    time_ms int8 not null,
+    digest int8 not null,
+    body bytea not null,
+    primary key (slot, conv, seq),
+    unique (slot, conv, sender, key));
+create table inbox (
+    slot int4, usr int8, pos int8,
+    conv int8 not null,
+    seq int8 not null,
+    device int8,
+    primary key (slot, usr, pos));
+create table arrived (
+    slot int4, usr int8, conv int8,
+    seq int8 not null,
+    primary key (slot, usr, conv)) with (fillfactor = 80);
+create table outbox (
+    slot int4, conv int8, usr int8, seq int8,
+    after int8 not null,
+    primary key (slot, conv, usr, seq));
+";

@@ -1,0 +1,133 @@
+//! Cells in PostgreSQL: their tables, and answers after which nothing is known. The replies to requests are compared with those of
+//! simulated cells in `tests/cluster`.
+
+mod postgres;
+
+use moorline_backend::cluster::cell::{CellReply, CellRequest, Transaction, number_in};
+use moorline_backend::im::store::UserId;
+use moorline_backend::sql::{CellAddress, Connection, SqlError, admin};
+use moorline_proto::slots::{NodeId, Slot};
+use postgres::Postgres;
+use std::thread;
+use std::time::Duration;
+use tokio_postgres::NoTls;
+
+const NODE: NodeId = NodeId(1);
+
+/// Runs statements as the operator of the cell, and returns the first column of the first row of the last one.
+fn sql(database: &str, text: &str) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(database, NoTls).await.expect("a connection");
+        tokio::spawn(connection);
+        let rows = client.simple_query(text).await.expect("a statement");
+        rows.iter().rev().find_map(|row| match row {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+    })
+}
+
+/// A transaction with a new user, and the claim of its slot.
+fn new_user(connection: &mut Connection, uid: &str) -> CellRequest {
+    let slot = Slot::of(uid);
+    let claim = CellRequest::Claim(NODE, vec![(slot, 0)]);
+    let reply = connection.perform(&[slot], &claim).expect("a claim");
+    assert!(matches!(&reply, CellReply::Claimed(heads, _) if heads.len() == 1), "{reply:?}");
+    let mut transaction = Transaction::new(NODE);
+    transaction.fence(slot, 1);
+    transaction.users.push((UserId::new(number_in(slot, 1)), uid.into()));
+    CellRequest::Commit(transaction.into())
+}
+
+#[test]
+fn tables_that_are_missing_newer_or_of_another_place_are_refused_by_name() {
+    let Some(server) = Postgres::start(&[("fsync", "off")]) else {
+        return postgres::skip("tables_that_are_missing_newer_or_of_another_place_are_refused_by_name");
+    };
+    let texts = [server.database("a"), server.database("b")];
+    let cells = texts.each_ref().map(|text| text.parse::<CellAddress>().expect("an address"));
+    let refusal = |cells: &[CellAddress]| admin::check(cells).expect_err("refused").to_string();
+    assert!(refusal(&cells).contains("has no tables; run `moorline backend migrate`"), "{}", refusal(&cells));
+    let made = admin::migrate(&cells, "it's one").expect("tables");
+    assert_eq!(made.iter().map(|state| (state.cell, state.cells)).collect::<Vec<_>>(), [(0, 2), (1, 2)]);
+    assert_eq!(admin::check(&cells).expect("whole"), "it's one");
+    let turned = [cells[1].clone(), cells[0].clone()];
+    for refused in
+        [refusal(&turned), refusal(&cells[..1]), admin::migrate(&turned, "x").unwrap_err().to_string()]
+    {
+        assert!(refused.contains("of cluster it's one") && refused.contains("`store.cells`"), "{refused}");
+    }
+    let owners: Vec<_> =
+        texts.iter().map(|text| sql(text, "select count(*) from owner").expect("a row")).collect();
+    assert_eq!(owners, ["512", "512"], "each slot is in one cell");
+    sql(&texts[1], "update moorline_cell set version = 999");
+    assert!(refusal(&cells).contains("version 999, this build knows"), "{}", refusal(&cells));
+    assert!(admin::migrate(&cells, "x").unwrap_err().to_string().contains("use a newer build"));
+    let nobody: CellAddress = "host=/nosuch user=moorline dbname=a".parse().expect("an address");
+    assert!(refusal(&[nobody]).starts_with("cell 0 at /nosuch:5432/a: "), "the place is named");
+}
+
+#[test]
+fn a_commit_that_no_standby_has_is_no_success() {
+    let Some(server) = Postgres::start(&[]) else {
+        return postgres::skip("a_commit_that_no_standby_has_is_no_success");
+    };
+    let text = server.database("a");
+    let cell: CellAddress = text.parse().expect("an address");
+    admin::migrate(std::slice::from_ref(&cell), "one").expect("tables");
+    let mut connection = Connection::open(&cell).expect("a connection");
+    let commit = new_user(&mut connection, "alice");
+    // No standby will ever have it.
+    sql(&text, "alter system set synchronous_standby_names = 'nobody'");
+    sql(&text, "select pg_reload_conf()");
+    let waits = "select pid from pg_stat_activity where wait_event = 'SyncRep'";
+    let (waiting, cancelled) = thread::scope(|scope| {
+        let waiting = scope.spawn(|| connection.perform(&[Slot::of("alice")], &commit));
+        let pid = loop {
+            match sql(&text, waits) {
+                Some(pid) => break pid,
+                None if waiting.is_finished() => panic!("{:?}", waiting.join()),
+                None => thread::park_timeout(Duration::from_millis(5)),
+            }
+        };
+        let cancelled = sql(&text, &format!("select pg_cancel_backend({pid})"));
+        (waiting.join().expect("it ends"), cancelled)
+    });
+    assert_eq!(cancelled.as_deref(), Some("t"));
+    // A busy machine may have run into the deadline first, which is the same: nothing is known.
+    assert!(matches!(waiting, Err(SqlError::Warning | SqlError::Timeout(_))), "{waiting:?}");
+    sql(&text, "alter system reset synchronous_standby_names");
+    sql(&text, "select pg_reload_conf()");
+    // The next owner of the slot finds out by another commit.
+    let mut next = Connection::open(&cell).expect("a connection");
+    let claim = CellRequest::Claim(NodeId(2), vec![(Slot::of("alice"), 1)]);
+    let reply = next.perform(&[Slot::of("alice")], &claim).expect("a claim");
+    let CellReply::Claimed(heads, _) = &reply else { panic!("{reply:?}") };
+    assert_eq!((heads[0].epoch, heads[0].users), (2, 1), "it was stored");
+    let late = next.perform(&[Slot::of("alice")], &commit).expect("an answer");
+    assert!(matches!(&late, CellReply::Applied(applied) if applied.lost == [Slot::of("alice")]), "{late:?}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_costs_a_deadline() {
+    let Some(server) = Postgres::start(&[("fsync", "off")]) else {
+        return postgres::skip("a_server_that_does_not_answer_costs_a_deadline");
+    };
+    let text = server.database("a");
+    let cell: CellAddress = text.parse().expect("an address");
+    admin::migrate(std::slice::from_ref(&cell), "one").expect("tables");
+    let mut connection = Connection::open(&cell).expect("a connection");
+    let commit = new_user(&mut connection, "alice");
+    // Somebody else has the row of the owner, and does not end.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let client = runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&text, NoTls).await.expect("a connection");
+        tokio::spawn(connection);
+        client.batch_execute("begin; select * from owner for update").await.expect("locked");
+        client
+    });
+    let late = connection.perform(&[Slot::of("alice")], &commit).expect_err("nobody answers");
+    assert!(matches!(late, SqlError::Timeout(_)), "{late}");
+    drop((client, runtime));
+}

@@ -1,0 +1,171 @@
+//! A PostgreSQL server of the installed distribution package, for one test: in its own folder, on a Unix socket only.
+//!
+//! PostgreSQL refuses root, so root starts it as `postgres` or `nobody`. It ends with its [`Postgres`], and after
+//! [`LIFE_SECONDS`] in any case.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Longest life of a server, if the test that started it was killed.
+const LIFE_SECONDS: &str = "1800";
+/// Between two looks at a server that starts, and their number: four minutes.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS_MAX: u32 = 4800;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// See the module.
+pub(crate) struct Postgres {
+    programs: PathBuf,
+    folder: PathBuf,
+    account: Option<(u32, u32)>,
+    server: Child,
+}
+
+/// The folder of the newest PostgreSQL that is installed.
+fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin"));
+    let number = |path: &PathBuf| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    versions.filter(|path| path.join("initdb").exists()).max_by_key(number)
+}
+
+/// The account that a server of root's runs under. `None`: this is not root.
+fn account() -> Option<(u32, u32)> {
+    let status = fs::read_to_string("/proc/self/status").expect("the own status");
+    let is_root =
+        status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"));
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let find = |name: &str| {
+        let line = accounts.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    is_root.then(|| find("postgres").or_else(|| find("nobody")).unwrap_or((65_534, 65_534)))
+}
+
+/// Says that PostgreSQL is missing; fails where nothing may be skipped.
+pub(crate) fn skip(test: &str) {
+    let is = |name, value| std::env::var(name).as_deref() == Ok(value);
+    let may_skip = !is("MOORLINE_SKIPS", "fail") && !is("MOORLINE_POSTGRES", "require");
+    assert!(may_skip, "{test} needs PostgreSQL (`initdb`)");
+    println!("SKIPPED {test}: no /usr/lib/postgresql/*/bin/initdb; install the package `postgresql`");
+}
+
+impl Postgres {
+    /// Starts a server with these settings, beside those that a test needs. `None`: PostgreSQL is not installed.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Option<Self> {
+        let programs = programs()?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("moorline-pg-{}-{number}", std::process::id()));
+        _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        let account = account();
+        if let Some((user, group)) = account {
+            std::os::unix::fs::chown(&folder, Some(user), Some(group))
+                .expect("the folder of another account");
+        }
+        let made = command(&programs, &folder, account, "initdb")
+            .args(["-A", "trust", "-U", "moorline", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
+            .arg(folder.join("data"))
+            .stdout(Stdio::null())
+            .status();
+        assert!(made.expect("initdb runs").success(), "initdb");
+        let mut lines = String::from("max_connections = 60\nshared_buffers = 32MB\n");
+        for (key, value) in settings {
+            _ = writeln!(lines, "{key} = {value}");
+        }
+        let configuration = folder.join("data/postgresql.conf");
+        let own = fs::read_to_string(&configuration).expect("settings");
+        fs::write(&configuration, own + &lines).expect("settings");
+        let server = launch(&programs, &folder, account);
+        let mut postgres = Self { programs, folder, account, server };
+        postgres.wait();
+        Some(postgres)
+    }
+
+    /// Makes an empty database, and returns the connection string.
+    pub(crate) fn database(&self, name: &str) -> String {
+        let made = command(&self.programs, &self.folder, self.account, "createdb")
+            .args(["-U", "moorline", "-h"])
+            .arg(&self.folder)
+            .arg(name)
+            .status();
+        assert!(made.expect("createdb runs").success(), "createdb {name}");
+        format!("host={} user=moorline dbname={name}", self.folder.display())
+    }
+
+    fn wait(&mut self) {
+        for _ in 0..LOOKS_MAX {
+            let ready = command(&self.programs, &self.folder, self.account, "pg_isready")
+                .args(["-q", "-h"])
+                .arg(&self.folder)
+                .status();
+            if ready.is_ok_and(|status| status.success()) {
+                return;
+            }
+            let ended = self.server.try_wait().expect("a child");
+            assert!(ended.is_none(), "PostgreSQL does not start: {}", self.log());
+            thread::park_timeout(LOOK);
+        }
+        panic!("PostgreSQL does not answer: {}", self.log());
+    }
+
+    fn log(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = fs::File::open(self.folder.join("log")) {
+            let from = file.metadata().map_or(0, |data| data.len().saturating_sub(2000));
+            _ = file.seek(std::io::SeekFrom::Start(from));
+            _ = file.read_to_string(&mut text);
+        }
+        text
+    }
+}
+
+fn command(programs: &Path, folder: &Path, account: Option<(u32, u32)>, program: &str) -> Command {
+    let mut command = Command::new(programs.join(program));
+    if let Some((user, group)) = account {
+        command.uid(user).gid(group);
+    }
+    command.env("HOME", folder).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+fn launch(programs: &Path, folder: &Path, account: Option<(u32, u32)>) -> Child {
+    let log = fs::File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+    let mut command = Command::new("timeout");
+    if let Some((user, group)) = account {
+        command.uid(user).gid(group);
+    }
+    let copy = log.try_clone().expect("a descriptor");
+    command
+        .env("HOME", folder)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(copy)
+        .args(["--signal=INT", "--kill-after=10", LIFE_SECONDS])
+        .arg(programs.join("postgres"))
+        .args(["-c", "listen_addresses=", "-k"])
+        .arg(folder)
+        .arg("-D")
+        .arg(folder.join("data"));
+    command.spawn().expect("PostgreSQL starts")
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        _ = command(&self.programs, &self.folder, self.account, "pg_ctl")
+            .args(["stop", "-s", "-m", "immediate", "-D"])
+            .arg(self.folder.join("data"))
+            .status();
+        _ = self.server.wait();
+        _ = fs::remove_dir_all(&self.folder);
+    }
+}
