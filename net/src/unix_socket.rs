@@ -3,6 +3,7 @@
 use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashSet;
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -38,7 +39,7 @@ impl FileId {
     /// # Errors
     /// The system's: there is none.
     pub fn of(path: &Path) -> io::Result<Self> {
-        path.symlink_metadata().map(|about| Self { device: about.dev(), number: about.ino() })
+        path.symlink_metadata().map(|about| Self::from(&about))
     }
 
     /// Returns whether this file is the one at `path`.
@@ -53,6 +54,12 @@ impl FileId {
             // A file that is left is replaced by the next listener.
             std::fs::remove_file(path).ok();
         }
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(about: &Metadata) -> Self {
+        Self { device: about.dev(), number: about.ino() }
     }
 }
 
@@ -80,6 +87,8 @@ pub fn remove_abandoned(path: &Path) -> io::Result<()> {
         Err(error) => Err(error),
         Ok(about) if !about.file_type().is_socket() => in_use("the path exists and is not a socket"),
         Ok(_) if !is_abandoned(path) => in_use("another process listens there"),
+        // Another process that starts may have replaced it meanwhile.
+        Ok(about) if !FileId::from(&about).is_at(path) => in_use("another process listens there"),
         Ok(_) => std::fs::remove_file(path),
     }
 }

@@ -6,8 +6,9 @@
 
 use super::admin::Running;
 use super::{Failure, settings};
-use crate::admin::likely_sockets;
+use crate::admin::{Varz, likely_sockets};
 use crate::config::{Config, SCHEMA};
+use crate::sys::clock;
 use clap::Args;
 use crossbeam_channel::bounded;
 use moorline_net::http::{self, Address, Answer, Question, StatusCode};
@@ -33,6 +34,10 @@ const CONNECTED_MAX: Duration = Duration::from_secs(1);
 const ADDRESSES_MAX: usize = 16;
 /// Longest wait for the answer of one of several sockets.
 const CANDIDATE_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for the pid file of a process that has taken over.
+const WRITTEN_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at it.
+const WRITTEN_LOOK: Duration = Duration::from_millis(50);
 /// Sockets of one process that are asked.
 const CANDIDATES_MAX: usize = 16;
 /// Bytes of a pid file that are read.
@@ -211,24 +216,55 @@ fn resolve(name: &HostPort) -> Result<Vec<SocketAddr>, String> {
     if found.is_empty() { Err(cannot(&"the name has no address")) } else { Ok(found) }
 }
 
-/// Finds the socket of the process that a pid file names.
+/// Finds the socket of the process that a pid file names, and at which that process answers.
 fn of_pid_file(file: &Path) -> Result<Running, String> {
     let cannot = |problem: &dyn fmt::Display| {
         format!("cannot find the gateway by its pid file {}: {problem}", file.display())
     };
+    let until = clock::machine_now() + WRITTEN_MAX;
+    loop {
+        let pid = pid_in(file).map_err(|problem| cannot(&problem))?;
+        let sockets = unix_socket::listened_by(pid).map_err(|error| {
+            cannot(&format!("process {pid}: {error}; does the gateway run, and as which user?"))
+        })?;
+        let socket = choose(pid, sockets, look_at).map_err(|problem| cannot(&problem))?;
+        let gateway = Running::at(socket.into());
+        // Without the right to ask, an order is refused anyway.
+        let answers = gateway.ask(&Question::get("/v1/varz")).ok();
+        let varz: Option<Varz> = answers.and_then(|body| serde_json::from_str(&body).ok());
+        match varz.map(|varz| varz.pid) {
+            Some(other) if !numbers_of(pid).contains(&other) => {
+                if clock::machine_now() >= until {
+                    return Err(cannot(&format!(
+                        "process {pid} listens at {gateway}, and process {other} answers there: another gateway has this \
+                         admin.socket, too; end process {pid} by a signal, or give it another socket"
+                    )));
+                }
+                std::thread::park_timeout(WRITTEN_LOOK); // a process that took over writes it within a moment
+            }
+            _ => return Ok(gateway),
+        }
+    }
+}
+
+/// Returns the numbers of a process, in this namespace of processes and in those inside of it.
+fn numbers_of(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|number| number.parse().ok()).chain([pid]).collect()
+}
+
+/// Reads a pid file.
+fn pid_in(file: &Path) -> Result<u32, String> {
     let mut text = String::new();
     // A pipe in its place would be waited for without end.
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(file);
     opened
         .and_then(|opened| opened.take(PID_FILE_BYTES_MAX as u64 + 2).read_to_string(&mut text))
-        .map_err(|error| cannot(&error))?;
+        .map_err(|error| error.to_string())?;
     let text = text.trim();
     let pid = text.parse::<u32>().ok().filter(|pid| *pid > 0 && text.len() <= PID_FILE_BYTES_MAX);
-    let pid = pid.ok_or_else(|| cannot(&"it holds no process id"))?;
-    let sockets = unix_socket::listened_by(pid).map_err(|error| {
-        cannot(&format!("process {pid}: {error}; does the gateway run, and as which user?"))
-    })?;
-    choose(pid, sockets, look_at).map(|socket| Running::at(socket.into())).map_err(|problem| cannot(&problem))
+    pid.ok_or_else(|| "it holds no process id".to_owned())
 }
 
 /// Purpose of a socket at which a gateway listens.

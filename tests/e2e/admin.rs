@@ -188,10 +188,18 @@ fn a_gateway_that_ends_leaves_the_admin_socket_of_another_gateway() {
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("ours");
     let path = folder.path().join("admin.sock");
     let set = format!("admin.socket={}", path.display());
-    let start = || Gateway::start_as(&[&set], |_| ());
-    let mut first = start();
+    let pid_file = TempFile::new("");
+    let of_first = format!("handover.pid_file={}", pid_file.path().display());
+    let mut first = Gateway::start_as(&[&set, &of_first], |_| ());
     std::fs::remove_file(&path).expect("it is there");
-    let mut second = start();
+    let mut second = Gateway::start_as(&[&set], |_| ());
+    let is_written = || std::fs::read_to_string(pid_file.path()).is_ok_and(|text| !text.is_empty());
+    until("the pid file is written", || is_written().then_some(()));
+    // An order for the first is not given to the second.
+    let (code, _, error) = run(&["stop", "--pid-file", &pid_file.path().display().to_string()]);
+    let is_told = error.contains(&format!("process {} answers there", second.process.pid()));
+    assert!(code == Some(1) && is_told, "{error}");
+    assert!(second.process.is_running());
     first.process.signal(Signal::SIGTERM);
     assert_eq!(first.process.end().code(), Some(0));
     let (code, out, error) = run(&["status", "--json", "--admin", &path.display().to_string()]);
