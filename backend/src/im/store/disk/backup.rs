@@ -49,6 +49,19 @@ fn open_and_verify(folder: &Path, config: &ImConfig) -> Result<Verified, DiskErr
     Ok(report)
 }
 
+/// Names the backup for what is wrong with the copy of it: advice on the copy does not help. A cause that is not damage stays.
+fn blame_backup(error: DiskError, folder: &Path, from: &Path) -> DiskError {
+    let error = error.moved(folder, from);
+    match error.damage() {
+        Some(problem) => {
+            DiskError::DamagedBackup { from: from.to_owned(), folder: folder.to_owned(), problem }
+        }
+        None => {
+            DiskError::Unverified { folder: folder.to_owned(), cause: Box::new(error.moved(from, folder)) }
+        }
+    }
+}
+
 /// Copies a backup into a folder without a database. Of `sequences` that is there the larger maxima stay. A kill at any
 /// moment leaves a folder that is refused, and into which the next restore copies anew.
 fn put(from: &Path, folder: &Path) -> Result<(), DiskError> {
@@ -73,8 +86,7 @@ fn put(from: &Path, folder: &Path) -> Result<(), DiskError> {
     let copied = clear(folder).and_then(|()| {
         let others = files.into_iter().filter(|(name, _)| name != HIGH_WATER).collect();
         whole::copy(from, folder, &others)?;
-        identity::mark_copy(folder)?;
-        whole::finish(folder)
+        identity::mark_copy(folder)
     });
     copied.map_err(file_error("copy the backup to", folder))
 }
@@ -96,8 +108,15 @@ impl Disk {
     /// # Errors
     /// [`DiskError`]: the store cannot be read. Rows that contradict each other are in the report.
     pub fn verify(folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
-        let snapshot = Snapshot::take(folder)?;
+        Self::verify_in(None, folder, config)
+    }
+
+    /// Verifies the store as a part of the work that is under way in its folder.
+    fn verify_in(work: Option<Work>, folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
+        let snapshot = Snapshot::take(folder, work)?;
         let report = open_and_verify(snapshot.path(), config);
+        // The picture is gone when anybody reads this.
+        let report = report.map_err(|error| error.moved(snapshot.path(), folder));
         report.map_err(|error| blame::name(folder, &folder.join(DATABASE), error))
     }
 
@@ -109,7 +128,7 @@ impl Disk {
         if whole::work_in(to)? == Some(Work::Backup) {
             return Err(DiskError::Unfinished { folder: to.to_owned(), work: Work::Backup });
         }
-        let snapshot = Snapshot::take(folder)?;
+        let snapshot = Snapshot::take(folder, None)?;
         make(to).map_err(file_error("make the folder", to))?;
         whole::begin(to, Work::Backup).map_err(file_error("begin the backup in", to))?;
         let copied =
@@ -129,16 +148,21 @@ impl Disk {
     /// # Errors
     /// [`DiskError`]: there is a store in the folder, the copy is not whole, or it cannot be read or written.
     pub fn restore(from: Option<&Path>, folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
-        if let Some(from) = from {
-            put(from, folder)?;
-        } else {
-            whole::check(folder)?;
+        let Some(from) = from else {
+            whole::check(folder, None)?;
             whole::is_there(folder)?;
-            let _lock = Lock::take(folder, &folder.join(DATABASE))?;
+            let lock = Lock::take(folder, &folder.join(DATABASE))?;
             identity::mark_copy(folder).map_err(file_error("mark the copy in", folder))?;
-        }
-        drop(Self::open(folder, config, Durability::Disk, || ())?);
-        let unverified = |cause| DiskError::Unverified { folder: folder.to_owned(), cause: Box::new(cause) };
-        Self::verify(folder, config).map_err(unverified)
+            drop(lock);
+            drop(Self::open(folder, config, Durability::Disk, || ())?);
+            return Self::verify(folder, config);
+        };
+        put(from, folder)?;
+        // A kill up to here leaves a folder that nobody opens.
+        let opened = Self::open_in(Some(Work::Restore), folder, config, Durability::Disk, || ()).map(drop);
+        let report = opened.and_then(|()| Self::verify_in(Some(Work::Restore), folder, config));
+        let report = report.map_err(|error| blame_backup(error, folder, from))?;
+        whole::finish(folder).map_err(file_error("finish the restore into", folder))?;
+        Ok(report)
     }
 }

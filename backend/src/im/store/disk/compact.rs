@@ -28,7 +28,7 @@ impl Disk {
     pub fn compact(folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
         // Looks at everything as a backend does before anything is written anew.
         drop(Self::open(folder, config, Durability::Disk, || ())?);
-        let Opened { lock, tables, found, database, side_file, .. } = open::open(folder)?;
+        let Opened { lock, tables, found, database, side_file, .. } = open::open(folder, None)?;
         for table in tables.every() {
             write_out(table)?;
             table.major_compact().map_err(DiskError::engine("compact a table"))?;

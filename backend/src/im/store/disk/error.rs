@@ -2,7 +2,7 @@
 
 use super::SIDE_FILE;
 use super::whole::Work;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Reason why a store cannot be opened or read.
@@ -112,10 +112,23 @@ pub enum DiskError {
         /// Name of what is missing or wrong.
         problem: String,
     },
-    /// The restored store opened, and could not be read through.
+    /// The copy of a backup is damaged, and so the backup.
     #[error(
-        "the backup is restored into {}, but it could not be verified: {cause}; run `moorline backend verify` when that is mended",
-        folder.display()
+        "the backup in {} is damaged: {problem}; restore another backup; until then {}/unfinished keeps the folder from \
+         being opened", from.display(), folder.display()
+    )]
+    DamagedBackup {
+        /// Folder of the backup.
+        from: PathBuf,
+        /// Folder of the store.
+        folder: PathBuf,
+        /// Cause of the damage, with the name of the file.
+        problem: String,
+    },
+    /// The copy of a backup could not be opened or read through.
+    #[error(
+        "the backup is copied into {}, but it could not be verified: {cause}; run `moorline backend restore` again when that is \
+         mended", folder.display()
     )]
     Unverified {
         /// Folder of the store.
@@ -176,7 +189,65 @@ impl DiskError {
                 | Self::Gone { .. }
                 | Self::Unfinished { .. }
                 | Self::NotBackup { .. }
+                | Self::DamagedBackup { .. }
         )
+    }
+
+    /// The error as if it were of another folder, which has the same files.
+    pub(super) fn moved(mut self, from: &Path, to: &Path) -> Self {
+        let place = |path: &mut PathBuf| {
+            if let Ok(inner) = path.strip_prefix(from) {
+                *path = if inner.as_os_str().is_empty() { to.to_owned() } else { to.join(inner) };
+            }
+        };
+        match &mut self {
+            Self::File { path, .. } | Self::SideFile { path } => place(path),
+            Self::Altered { folder, path, .. } | Self::Gone { folder, path } => {
+                place(folder);
+                place(path);
+            }
+            Self::Lost { folder, side_file, .. } => {
+                place(folder);
+                place(side_file);
+            }
+            Self::Open { folder, .. }
+            | Self::Locked { folder }
+            | Self::Removed { folder }
+            | Self::NoStore { folder }
+            | Self::Unfinished { folder, .. }
+            | Self::NotBackup { folder, .. }
+            | Self::DamagedBackup { folder, .. }
+            | Self::Unverified { folder, .. }
+            | Self::Taken { folder } => place(folder),
+            Self::Engine { .. } | Self::Damaged { .. } => {}
+        }
+        self
+    }
+
+    /// Describes what is damaged, and how, without advice. `None`: it is not damage.
+    pub(super) fn damage(&self) -> Option<String> {
+        let is_damage = |kind: ErrorKind| {
+            matches!(kind, ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::NotFound)
+        };
+        match self {
+            Self::Altered { path, problem, .. } => Some(format!("{}: {problem}", path.display())),
+            Self::Gone { path, .. } => Some(format!("{} is gone", path.display())),
+            Self::SideFile { path } => {
+                Some(format!("{} should hold the number of commits and does not", path.display()))
+            }
+            Self::Lost { folder, found, known, .. } => {
+                Some(format!("{}/database has {found} commits, and {known} were made", folder.display()))
+            }
+            Self::Damaged { what, problem } => Some(format!("{what}: {problem}")),
+            Self::File { path, cause, .. } => {
+                is_damage(cause.kind()).then(|| format!("{}: {cause}", path.display()))
+            }
+            Self::Open { cause, .. } | Self::Engine { cause, .. } => match &**cause {
+                fjall::Error::Io(io) if !is_damage(io.kind()) => None,
+                cause => Some(cause.to_string()),
+            },
+            _ => None,
+        }
     }
 
     /// The database in the store's folder could not be opened.

@@ -11,6 +11,7 @@ use super::mark::{Mark, MarkFile, Noted};
 use super::memtables::{Guard, Memtables};
 use super::stream_tails::StreamTails;
 use super::tables::{self, Tables};
+use super::whole::Work;
 use super::{DATABASE, Disk, DiskEngine, DiskError, Durability, HIGH_WATER, SIDE_FILE};
 use super::{blame, check, folder, identity, load, renew, snapshot, sync, tail, whole};
 use crate::config::ImConfig;
@@ -35,11 +36,11 @@ pub(super) struct Opened {
     pub(super) side_file: PathBuf,
 }
 
-pub(super) fn open(folder: &Path) -> Result<Opened, DiskError> {
+pub(super) fn open(folder: &Path, part_of: Option<Work>) -> Result<Opened, DiskError> {
     folder::prepare(folder).map_err(file_error("make or open the folder", folder))?;
     let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
     let lock = Lock::take(folder, &database)?;
-    whole::check(folder)?;
+    whole::check(folder, part_of)?;
     whole::open_as_store(folder)?;
     snapshot::remove_left(folder);
     let noted = Noted::read(&side_file).map_err(file_error("read", &side_file))?;
@@ -100,17 +101,30 @@ impl Disk {
         durability: Durability,
         notify: impl Fn() + Send + 'static,
     ) -> Result<Self, DiskError> {
-        let opened = Self::try_open(folder, config, durability, notify);
-        opened.map_err(|error| blame::name(folder, &folder.join(DATABASE), error))
+        Self::open_in(None, folder, config, durability, notify)
     }
 
-    fn try_open(
+    /// Opens the store as a part of the work that is under way in its folder.
+    pub(super) fn open_in(
+        work: Option<Work>,
         folder: &Path,
         config: &ImConfig,
         durability: Durability,
         notify: impl Fn() + Send + 'static,
     ) -> Result<Self, DiskError> {
-        let Opened { lock, noted, tables, found, database, side_file } = open(folder)?;
+        let opened =
+            open(folder, work).and_then(|opened| Self::try_open(opened, folder, config, durability, notify));
+        opened.map_err(|error| blame::name(folder, &folder.join(DATABASE), error))
+    }
+
+    fn try_open(
+        opened: Opened,
+        folder: &Path,
+        config: &ImConfig,
+        durability: Durability,
+        notify: impl Fn() + Send + 'static,
+    ) -> Result<Self, DiskError> {
+        let Opened { lock, noted, tables, found, database, side_file } = opened;
         let (mut tails, written) = StreamTails::load(&tables)?;
         let mut directory = load::directory(&tables, &written, config)?;
         tails.check(&directory)?;

@@ -9,6 +9,7 @@ use super::lock::is_at;
 use super::mark::{Mark, MarkFile, Noted};
 use super::open::file_error;
 use super::renew::TABLES;
+use super::whole::Work;
 use super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, blame, journal, whole};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -44,8 +45,8 @@ impl Drop for Snapshot {
 
 impl Snapshot {
     /// Takes a picture of the store in `folder`, in a new folder inside it.
-    pub(super) fn take(folder: &Path) -> Result<Self, DiskError> {
-        whole::check(folder)?;
+    pub(super) fn take(folder: &Path, part_of: Option<Work>) -> Result<Self, DiskError> {
+        whole::check(folder, part_of)?;
         whole::is_there(folder)?;
         remove_left(folder);
         let failed = |cause| file_error("take a snapshot in", folder)(cause);

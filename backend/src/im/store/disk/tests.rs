@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 
 /// A folder of this test, gone with it.
+#[derive(Debug)]
 struct Folder(PathBuf);
 
 impl Folder {

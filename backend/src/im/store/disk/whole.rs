@@ -1,7 +1,7 @@
 //! Wholeness of a folder: a backup or a restore that was interrupted must not pass for a store with little in it.
 //!
-//! Before the first file is written, the folder gets the file `unfinished`, which says what is under way. Behind the last
-//! one, it is removed. A backup has the file `backup` too: names and lengths of its files, and a checksum of that list.
+//! Before the first file is written, the folder gets the file `unfinished`, which says what is under way. Once everything is
+//! written and verified, it is removed. A backup has the file `backup` too: names and lengths of its files, and a checksum of that list.
 //! Each step is synced before the next one.
 //!
 //! Example: a restore is killed half way. `unfinished` is there and says `restore`, so a backend refuses the folder, and
@@ -58,10 +58,11 @@ pub(super) fn work_in(folder: &Path) -> Result<Option<Work>, DiskError> {
     }
 }
 
-/// Refuses a folder in which something is unfinished.
-pub(super) fn check(folder: &Path) -> Result<(), DiskError> {
+/// Refuses a folder in which something is unfinished, except the work of which the caller is a part.
+pub(super) fn check(folder: &Path, part_of: Option<Work>) -> Result<(), DiskError> {
     match work_in(folder)? {
         None => Ok(()),
+        Some(work) if part_of == Some(work) => Ok(()),
         Some(work) => Err(DiskError::Unfinished { folder: folder.to_owned(), work }),
     }
 }
@@ -188,7 +189,7 @@ fn listed(folder: &Path) -> Result<Option<Files>, DiskError> {
 /// [`DiskError`]: it is neither; the error says what is missing.
 pub(super) fn source(from: &Path) -> Result<Files, DiskError> {
     fs::read_dir(from).map_err(file_error("read the backup", from))?;
-    check(from)?;
+    check(from, None)?;
     if let Some(files) = listed(from)? {
         return Ok(files);
     }

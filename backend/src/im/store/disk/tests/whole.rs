@@ -112,6 +112,58 @@ fn a_restore_that_stops_anywhere_is_refused_until_it_was_repeated() {
     assert!(matches!(restore(&backup, &folder), Err(DiskError::Taken { .. })), "it is finished");
 }
 
+/// Everything is copied; it is not known yet that the copy opens.
+#[test]
+fn a_restore_that_stops_before_it_is_verified_is_refused_until_it_was_repeated() {
+    let (folder, _) = spoken();
+    let (backup, to) = (backup_of(&folder), Folder::new());
+    for stop in ["name", "generation-1", "generation-0", "journals"] {
+        fs::remove_dir_all(&to.0).ok();
+        faults::fail_next(&to.0.join(stop));
+        if stop == "journals" {
+            faults::fail_next(&to.0.join("name"));
+        }
+        let said = refused(restore(&backup, &to));
+        assert!(said.contains("run `moorline backend restore` again"), "{said}");
+        is_refused_by_all(&to, "run `moorline backend restore` again");
+        assert!(is_whole(&restore(&backup, &to).expect("restored")));
+        drop(to.open().expect("it is finished"));
+    }
+}
+
+#[test]
+fn a_damaged_backup_is_named_and_leaves_no_store() {
+    let (folder, _) = spoken();
+    let in_journal = backup_of(&folder);
+    Disk::compact(&folder.0, &config()).expect("compacted");
+    let in_tables = backup_of(&folder);
+    let names = |backup: &Folder, part: &str| -> Vec<String> {
+        let files = super::super::whole::files_of(&backup.0).expect("readable");
+        files.into_iter().filter(|(name, length)| name.contains(part) && *length > 0).map(|it| it.0).collect()
+    };
+    let journals = names(&in_journal, ".jnl").into_iter().map(|name| (&in_journal, name));
+    let tables = names(&in_tables, "/tables/").into_iter().take(3).map(|name| (&in_tables, name));
+    let cases: Vec<_> = journals.chain(tables).collect();
+    assert_eq!(cases.len(), 4, "{cases:?}");
+    for (backup, name) in cases {
+        let (damaged, to) = (Folder::new(), Folder::new());
+        copy(&backup.0, &damaged.0);
+        fs::copy(backup.0.join("identity"), damaged.0.join("identity")).expect("ours");
+        let path = damaged.0.join(&name);
+        let mut bytes = fs::read(&path).expect("readable");
+        let at = if name.contains(".jnl") { bytes.len() / 2 } else { 9 };
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).expect("ours");
+        let error = restore(&damaged, &to).expect_err("it is damaged");
+        let said = error.to_string();
+        assert!(matches!(error, DiskError::DamagedBackup { .. }), "{name}: {said}");
+        assert!(said.contains(&format!("the backup in {} is damaged", damaged.0.display())), "{said}");
+        assert!(said.contains(&path.display().to_string()) && !said.contains("commits to go on"), "{said}");
+        is_refused_by_all(&to, "run `moorline backend restore` again");
+        assert!(is_whole(&restore(backup, &to).expect("restored")));
+    }
+}
+
 #[test]
 fn a_backup_that_stops_anywhere_is_no_backup() {
     let (folder, _) = spoken();
