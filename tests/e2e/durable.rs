@@ -209,7 +209,7 @@ fn a_backend_whose_folder_is_removed_ends() {
     let lost = say();
     crate::until("it ends", || (!backend.process.is_running()).then_some(()));
     assert!(lost.result().is_none(), "nobody is told that it was stored");
-    assert!(backend.process.log().contains("was removed while the backend ran"));
+    assert!(backend.process.log().contains("is no longer there: it was removed or moved"));
 }
 
 /// Runs an action of `moorline backend` on the store in a folder: its exit code and what it printed.

@@ -65,6 +65,7 @@ fn blame_backup(error: DiskError, folder: &Path, from: &Path) -> DiskError {
 /// Copies a backup into a folder without a database. Of `sequences` that is there the larger maxima stay. A kill at any
 /// moment leaves a folder that is refused, and into which the next restore copies anew.
 fn put(from: &Path, folder: &Path) -> Result<(), DiskError> {
+    whole::are_apart(from, folder)?;
     let files = whole::source(from)?;
     let database = folder.join(DATABASE);
     let is_again = match whole::work_in(folder)? {
@@ -125,6 +126,7 @@ impl Disk {
     /// # Errors
     /// [`DiskError`]: the store cannot be read, or the copy cannot be written.
     pub fn backup(folder: &Path, to: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
+        whole::are_apart(to, folder)?;
         if whole::work_in(to)? == Some(Work::Backup) {
             return Err(DiskError::Unfinished { folder: to.to_owned(), work: Work::Backup });
         }

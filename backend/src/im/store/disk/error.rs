@@ -70,10 +70,11 @@ pub enum DiskError {
         /// Cause of the damage.
         problem: String,
     },
-    /// Somebody removed the store while it was open.
+    /// The store that was open is not at its place any more.
     #[error(
-        "the store in {} was removed while the backend ran, and everything in it is gone; restore a backup, or start \
-         the backend again for a new store", folder.display()
+        "the store in {} is no longer there: it was removed or moved, or its disk was unmounted, while the backend ran; move \
+         it back, mount the disk, or restore a backup, and then start the backend again, which makes a new store where \
+         there is none", folder.display()
     )]
     Removed {
         /// Folder of the store.
@@ -135,6 +136,17 @@ pub enum DiskError {
         folder: PathBuf,
         /// Cause, of the verification.
         cause: Box<DiskError>,
+    },
+    /// A backup and a store in each other.
+    #[error(
+        "the backup {} and the store {} cannot be in each other; name a folder for the backup that is outside of the store",
+        backup.display(), folder.display()
+    )]
+    Nested {
+        /// Folder of the backup, without links.
+        backup: PathBuf,
+        /// Folder of the store, without links.
+        folder: PathBuf,
     },
     /// A backup is to be put where a store is.
     #[error(
@@ -219,7 +231,7 @@ impl DiskError {
             | Self::DamagedBackup { folder, .. }
             | Self::Unverified { folder, .. }
             | Self::Taken { folder } => place(folder),
-            Self::Engine { .. } | Self::Damaged { .. } => {}
+            Self::Engine { .. } | Self::Damaged { .. } | Self::Nested { .. } => {}
         }
         self
     }

@@ -290,7 +290,7 @@ impl Follower {
 
     fn found(&mut self, seqno: u64) -> io::Result<End> {
         if self.file.metadata()?.nlink() == 0 {
-            let problem = format!("{} was removed while the backend runs", self.path.display());
+            let problem = format!("{} was removed or moved while the backend runs", self.path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, problem));
         }
         self.seqno = seqno;

@@ -43,7 +43,7 @@ impl Guard {
         {
             tracing::error!(
                 path = %path.display(),
-                "removed or replaced while the backend runs, so that another process can write the same store: nothing more \
+                "removed, moved or replaced while the backend runs, so that another process can write the same store: nothing more \
                  is written, and the store is opened anew once nobody else has it; a lock file is never stale"
             );
         }

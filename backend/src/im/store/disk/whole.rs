@@ -67,6 +67,27 @@ pub(super) fn check(folder: &Path, part_of: Option<Work>) -> Result<(), DiskErro
     }
 }
 
+/// Follows the links of a path, of which the last part need not be there. `None`: its parent is not there either.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path).ok().or_else(|| {
+        let parent = path.parent()?;
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        Some(fs::canonicalize(parent).ok()?.join(path.file_name()?))
+    })
+}
+
+/// Refuses a backup inside a store, and a store inside a backup. The same folder is refused by others, by what is in it.
+pub(super) fn are_apart(backup: &Path, folder: &Path) -> Result<(), DiskError> {
+    match (resolved(backup), resolved(folder)) {
+        (Some(backup), Some(folder))
+            if backup != folder && (backup.starts_with(&folder) || folder.starts_with(&backup)) =>
+        {
+            Err(DiskError::Nested { backup, folder })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Notes that work on a folder begins. The file counts without its content too.
 pub(super) fn begin(folder: &Path, work: Work) -> io::Result<()> {
     let path = folder.join(UNFINISHED);

@@ -165,6 +165,27 @@ fn a_damaged_backup_is_named_and_leaves_no_store() {
 }
 
 #[test]
+fn a_backup_and_a_store_in_each_other_are_refused() {
+    let (folder, _) = spoken();
+    let (backup, link) = (backup_of(&folder), Folder::new());
+    std::os::unix::fs::symlink(folder.0.join(DATABASE), &link.0).expect("ours");
+    let inner = |path: &str| folder.0.join(path);
+    for to in [inner("sub"), inner("database/sub"), inner("database/../sub"), link.0.join("sub")] {
+        let said = refused(Disk::backup(&folder.0, &to, &config()));
+        assert!(said.contains("cannot be in each other") && !to.exists(), "{said}");
+    }
+    fs::remove_file(&link.0).expect("ours");
+    copy(&backup.0, &inner("sub"));
+    let said = refused(Disk::restore(Some(&inner("sub")), &folder.0, &config()));
+    assert!(said.contains("cannot be in each other"), "{said}");
+    let said = refused(Disk::restore(Some(&backup.0), &backup.0.join("store"), &config()));
+    assert!(said.contains("cannot be in each other") && !backup.0.join("store").exists(), "{said}");
+    // A name that only begins with that of the store is another folder.
+    let beside = Folder(PathBuf::from(format!("{}-backup", folder.0.display())));
+    Disk::backup(&folder.0, &beside.0, &config()).expect("outside");
+}
+
+#[test]
 fn a_backup_that_stops_anywhere_is_no_backup() {
     let (folder, _) = spoken();
     let whole = backup_of(&folder);
