@@ -18,11 +18,14 @@ use super::tables::{self, Tables};
 use super::verify::{Verified, verify};
 use super::whole::{self, Work};
 use super::{DATABASE, Disk, DiskError, Durability, HIGH_WATER, SIDE_FILE, check, load, tail};
-use super::{blame, folder as folders, identity};
+use super::{blame, folder as folders, generation, identity};
 use crate::config::ImConfig;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+
+/// Looks at the list of journals before one that does not fit is refused.
+const LOOKS: u32 = 3;
 
 /// Opens a picture or a copy, which no backend may have open, verifies it, and notes where it ends.
 fn open_and_verify(folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
@@ -60,6 +63,33 @@ fn blame_backup(error: DiskError, folder: &Path, from: &Path) -> DiskError {
             DiskError::Unverified { folder: folder.to_owned(), cause: Box::new(error.moved(from, folder)) }
         }
     }
+}
+
+/// Looks at the files beside the database, which a picture leaves out, as a start does. Returns the mark.
+///
+/// # Errors
+/// [`DiskError`]: a backend would refuse the store for one of them.
+fn refused_at_start(folder: &Path) -> Result<Noted, DiskError> {
+    whole::listed(folder)?;
+    let side_file = folder.join(SIDE_FILE);
+    let noted = Noted::read(&side_file).map_err(file_error("read", &side_file))?;
+    if noted != Noted::Nothing {
+        let mut judged = Journals::verify(folder, &folder.join(DATABASE));
+        for _ in 1..LOOKS {
+            // A backend that runs may have removed journals meanwhile.
+            if judged.is_ok() {
+                break;
+            }
+            judged = Journals::verify(folder, &folder.join(DATABASE));
+        }
+        judged?;
+    }
+    let high_water = folder.join(HIGH_WATER);
+    HighWaterFile::read(&high_water).map_err(file_error("open", &high_water))?;
+    identity::is_copy(folder).map_err(file_error("read the identity in", folder))?;
+    generation::is_put_back(folder, None).map_err(file_error("read the generation in", folder))?;
+    identity::check_name(folder).map_err(file_error("read or write the name in", folder))?;
+    Ok(noted)
 }
 
 /// Copies a backup into a folder without a database. Of `sequences` that is there the larger maxima stay. A kill at any
@@ -114,11 +144,20 @@ impl Disk {
 
     /// Verifies the store as a part of the work that is under way in its folder.
     fn verify_in(work: Option<Work>, folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
+        whole::check(folder, work)?;
+        whole::is_there(folder)?;
+        let noted = refused_at_start(folder)?;
         let snapshot = Snapshot::take(folder, work)?;
         let report = open_and_verify(snapshot.path(), config);
         // The picture is gone when anybody reads this.
         let report = report.map_err(|error| error.moved(snapshot.path(), folder));
-        report.map_err(|error| blame::name(folder, &folder.join(DATABASE), error))
+        let report = report.map_err(|error| blame::name(folder, &folder.join(DATABASE), error))?;
+        let end = Noted::read(&snapshot.path().join(SIDE_FILE)).ok();
+        let has_commits = end.as_ref().and_then(Noted::mark).is_some_and(|mark| mark.commits > 0);
+        if noted == Noted::Damaged && has_commits {
+            return Err(DiskError::SideFile { path: folder.join(SIDE_FILE) });
+        }
+        Ok(report)
     }
 
     /// Copies the store in a folder, which a backend may have open, to a new folder, and verifies the copy.

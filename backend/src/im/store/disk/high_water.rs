@@ -120,6 +120,11 @@ impl HighWaterFile {
         pairs.find(|(given, maximum)| given > maximum)
     }
 
+    /// True if there was no file, or nothing in it.
+    pub(super) fn knows_nothing(&self) -> bool {
+        self.is_new
+    }
+
     /// Nothing in the file counts.
     pub(super) fn distrust(&mut self) {
         *self = Self { begin_after: 0, maxima: Vec::new(), is_new: true };

@@ -77,6 +77,14 @@ pub(super) fn name(folder: &Path, is_copy: bool) -> io::Result<Bytes> {
     Ok(name)
 }
 
+/// Reads the file of the name as [`name`] does. What is in it, and whether it is there, does not matter.
+pub(super) fn check_name(folder: &Path) -> io::Result<()> {
+    match fs::read_to_string(folder.join(NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn parse(text: &str) -> Option<Bytes> {
     let digits = text.strip_suffix('\n')?.as_bytes();
     let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());

@@ -61,6 +61,14 @@ pub(super) fn verify(
         ..Verified::default()
     };
     let last_id = tables.number(LAST_ID)?;
+    let has_seqs = || directory.conversations.all().any(|id| directory.conversations.get(id).numbered > 0);
+    if high_water.knows_nothing() && has_seqs() {
+        report.problem(|| {
+            "`sequences` is missing or empty, and seqs were given: put it back, or run `moorline backend restore` without a \
+             folder, which goes on far behind them"
+                .into()
+        });
+    }
     for id in directory.conversations.all() {
         conversation(tables, directory, id, last_id, &mut report)?;
         let place = directory.conversations.get(id);

@@ -183,7 +183,7 @@ pub(super) fn seal(folder: &Path) -> io::Result<()> {
 }
 
 /// Compares a folder with its list. `None`: it has none.
-fn listed(folder: &Path) -> Result<Option<Files>, DiskError> {
+pub(super) fn listed(folder: &Path) -> Result<Option<Files>, DiskError> {
     let path = folder.join(BACKUP);
     let files = match fs::read(&path) {
         Ok(bytes) => String::from_utf8(bytes).ok().and_then(|text| parse(&text)),

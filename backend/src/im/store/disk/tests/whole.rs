@@ -186,6 +186,45 @@ fn a_backup_and_a_store_in_each_other_are_refused() {
 }
 
 #[test]
+fn verify_reports_what_the_start_refuses_with_the_same_words() {
+    let (folder, _) = spoken();
+    for (name, is_folder) in [
+        ("commits", false),
+        ("journals", false),
+        ("commits", true),
+        ("journals", true),
+        ("identity", true),
+        ("name", true),
+        ("sequences", true),
+        ("generation-0", true),
+    ] {
+        let (broken, path) = (Folder::new(), |folder: &Folder| folder.0.join(name));
+        copy(&folder.0, &broken.0);
+        fs::remove_file(path(&broken)).ok();
+        if is_folder {
+            fs::create_dir(path(&broken)).expect("ours");
+        } else {
+            fs::write(path(&broken), "").expect("ours");
+        }
+        let verified = refused(Disk::verify(&broken.0, &config()));
+        assert_eq!(verified, refused(broken.open()), "{name}");
+    }
+}
+
+#[test]
+fn verify_reports_sequences_that_are_missing_or_empty() {
+    let (folder, _) = spoken();
+    for is_removed in [false, true] {
+        fs::write(folder.0.join(HIGH_WATER), "").expect("ours");
+        if is_removed {
+            fs::remove_file(folder.0.join(HIGH_WATER)).expect("ours");
+        }
+        let report = Disk::verify(&folder.0, &config()).expect("readable");
+        assert!(report.problems[0].contains("`sequences` is missing or empty"), "{report:?}");
+    }
+}
+
+#[test]
 fn a_backup_that_stops_anywhere_is_no_backup() {
     let (folder, _) = spoken();
     let whole = backup_of(&folder);
