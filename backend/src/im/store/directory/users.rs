@@ -16,6 +16,9 @@ use std::ops::Range;
 /// Invitations of one user.
 pub(in crate::im::store) const INVITATIONS_MAX: usize = 64;
 
+/// Numbers of the devices of one user: the last one of 32 bits is the operator's, and a next one has to fit.
+const DEVICE_NUMBERS: u32 = u32::MAX - 1;
+
 /// Facts that few users have, so that the others pay a pointer for them.
 #[derive(Debug, Default)]
 pub(in crate::im::store) struct Rare {
@@ -161,7 +164,13 @@ impl Users {
         self.all.iter_mut()
     }
 
-    /// A device is here.
+    /// True if the device is known, or a number is left for it: those of forgotten devices are not used again.
+    pub(in crate::im::store) fn has_number_for(&self, id: UserId, device: &str) -> bool {
+        let user = self.get(id);
+        user.next_device < DEVICE_NUMBERS || user.devices.iter().any(|it| it.names.device() == device)
+    }
+
+    /// A device is here, and has a number or gets one.
     pub(in crate::im::store) fn login(
         &mut self,
         id: UserId,

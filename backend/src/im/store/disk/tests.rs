@@ -423,6 +423,38 @@ fn a_device_with_the_last_of_all_numbers_is_damage() {
 }
 
 #[test]
+fn a_user_without_a_number_for_another_device_logs_in_on_known_ones() {
+    let folder = Folder::new();
+    drop(folder.open().expect("new"));
+    let tables = Tables::open(&folder.0, &folder.0.join(DATABASE), true).expect("nobody has it");
+    let next_device = u32::MAX - 2; // the last one that can be given
+    let user = tables::UserRecord { uid: "ann".into(), next_device, ..tables::UserRecord::default() };
+    let row = Change::put(&tables.users, 0_u32.to_be_bytes().to_vec(), user.encode_to_vec());
+    tables.write(vec![row].into()).expect("written");
+    drop(tables);
+    for round in 0..2 {
+        let mut store = folder.open().expect("what was given is no damage");
+        let mut login = |device: &str| {
+            let (uid, device) = ("ann".to_owned(), device.to_owned());
+            match store.ask(Command::Login(Login { uid, device, platform: 0, now_ms: 1, issued_s: 0 })) {
+                Completion::LoggedIn(login) => login.map(|login| login.cursor.device.0),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            ["phone", "laptop", "phone"].map(&mut login),
+            [Some(next_device), None, Some(next_device)],
+            "{round}"
+        );
+        let ann = store.try_user("ann").expect("known");
+        committed(
+            &mut store,
+            vec![draft(ann, Target::User(ann), 1 + u8::try_from(round).expect("small"), 1)],
+        );
+    }
+}
+
+#[test]
 fn a_ban_and_a_revocation_outlive_the_process() {
     let folder = Folder::new();
     let config = ImConfig::default();

@@ -19,6 +19,9 @@ impl<E: Engine> EngineStore<E> {
     pub(super) fn log_in(&mut self, login: &Login) -> Option<LoggedIn> {
         let Login { uid, device, platform, now_ms, issued_s: _ } = login;
         let user = self.directory.make_user(uid, true)?;
+        if !self.directory.users.has_number_for(user, device) {
+            return None; // as if there were no room for the user
+        }
         let Directory { users, changed, .. } = &mut self.directory;
         let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, changed);
         self.trim(user);
