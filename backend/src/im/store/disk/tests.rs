@@ -430,7 +430,7 @@ fn a_user_without_a_number_for_another_device_logs_in_on_known_ones() {
     let next_device = u32::MAX - 2; // the last one that can be given
     let user = tables::UserRecord { uid: "ann".into(), next_device, ..tables::UserRecord::default() };
     let row = Change::put(&tables.users, 0_u32.to_be_bytes().to_vec(), user.encode_to_vec());
-    tables.write(vec![row].into()).expect("written");
+    tables.write(vec![row]).expect("written");
     drop(tables);
     for round in 0..2 {
         let mut store = folder.open().expect("what was given is no damage");
