@@ -58,6 +58,9 @@ impl PidFile {
     /// The cause, for people.
     pub(in crate::gateway) fn try_out(&self) -> Result<(), String> {
         let Some(path) = &self.path else { return Ok(()) };
+        if path.is_dir() {
+            return Err(format!("cannot write handover.pid_file = \"{}\": it is a folder", path.display()));
+        }
         let new = new_name(path);
         let tried = create(&new).and_then(|_| std::fs::remove_file(&new));
         tried.map_err(|error| format!("cannot write handover.pid_file = \"{}\": {error}", path.display()))
@@ -110,6 +113,8 @@ mod tests {
         pid_file.write(9);
         assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1, "nothing half done is left");
         std::fs::remove_dir_all(&folder).expect("ours");
+        let said = PidFile { path: Some(std::env::temp_dir()) }.try_out().expect_err("no file");
+        assert!(said.contains("it is a folder"), "{said}");
         let said = pid_file.try_out().expect_err("the folder is gone");
         assert!(said.contains("handover.pid_file") && said.contains("No such file"), "{said}");
         PidFile { path: None }.try_out().expect("none is wanted");

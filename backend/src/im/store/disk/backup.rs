@@ -21,6 +21,7 @@ use super::{DATABASE, Disk, DiskError, Durability, HIGH_WATER, SIDE_FILE, check,
 use super::{blame, folder as folders, generation, identity};
 use crate::config::ImConfig;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -94,7 +95,7 @@ fn refused_at_start(folder: &Path) -> Result<Noted, DiskError> {
 
 /// Copies a backup into a folder without a database. Of `sequences` that is there the larger maxima stay. A kill at any
 /// moment leaves a folder that is refused, and into which the next restore copies anew.
-fn put(from: &Path, folder: &Path) -> Result<(), DiskError> {
+fn put(from: &Path, folder: &Path) -> Result<File, DiskError> {
     whole::are_apart(from, folder)?;
     let files = whole::source(from)?;
     let database = folder.join(DATABASE);
@@ -108,7 +109,7 @@ fn put(from: &Path, folder: &Path) -> Result<(), DiskError> {
     }
     folders::prepare(folder).map_err(file_error("make or open the folder", folder))?;
     let _lock = Lock::take(folder, &database)?;
-    whole::begin(folder, Work::Restore).map_err(file_error("begin to restore into", folder))?;
+    let begun = whole::begin(folder, Work::Restore).map_err(file_error("begin to restore into", folder))?;
     let (theirs, ours) = (from.join(HIGH_WATER), folder.join(HIGH_WATER));
     let mut maxima = HighWaterFile::read(&theirs).map_err(file_error("read", &theirs))?;
     maxima.merge(&HighWaterFile::read(&ours).map_err(file_error("read", &ours))?);
@@ -119,7 +120,8 @@ fn put(from: &Path, folder: &Path) -> Result<(), DiskError> {
         whole::copy(from, folder, &others)?;
         identity::mark_copy(folder)
     });
-    copied.map_err(file_error("copy the backup to", folder))
+    copied.map_err(file_error("copy the backup to", folder))?;
+    Ok(begun)
 }
 
 /// Removes what an interrupted restore left, and what belongs to the database that was here before.
@@ -171,7 +173,7 @@ impl Disk {
         }
         let snapshot = Snapshot::take(folder, None)?;
         make(to).map_err(file_error("make the folder", to))?;
-        whole::begin(to, Work::Backup).map_err(file_error("begin the backup in", to))?;
+        let begun = whole::begin(to, Work::Backup).map_err(file_error("begin the backup in", to))?;
         let copied =
             whole::files_of(snapshot.path()).and_then(|files| whole::copy(snapshot.path(), to, &files));
         copied.map_err(file_error("copy the store to", to))?;
@@ -180,6 +182,7 @@ impl Disk {
         let finished =
             identity::mark_copy(to).and_then(|()| whole::seal(to)).and_then(|()| whole::finish(to));
         finished.map_err(file_error("finish the backup in", to))?;
+        drop(begun);
         Ok(report)
     }
 
@@ -198,12 +201,13 @@ impl Disk {
             drop(Self::open(folder, config, Durability::Disk, || ())?);
             return Self::verify(folder, config);
         };
-        put(from, folder)?;
+        let begun = put(from, folder)?;
         // A kill up to here leaves a folder that nobody opens.
         let opened = Self::open_in(Some(Work::Restore), folder, config, Durability::Disk, || ()).map(drop);
         let report = opened.and_then(|()| Self::verify_in(Some(Work::Restore), folder, config));
         let report = report.map_err(|error| blame_backup(error, folder, from))?;
         whole::finish(folder).map_err(file_error("finish the restore into", folder))?;
+        drop(begun);
         Ok(report)
     }
 }

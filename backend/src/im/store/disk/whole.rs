@@ -14,7 +14,7 @@ use super::renew::TABLES;
 use super::snapshot::make;
 use super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, journal, sync};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -88,15 +88,28 @@ pub(super) fn are_apart(backup: &Path, folder: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Notes that work on a folder begins. The file counts without its content too.
-pub(super) fn begin(folder: &Path, work: Work) -> io::Result<()> {
+/// Notes that work on a folder begins. The file counts without its content too. It is locked until what this returns is dropped,
+/// so that a second work of this kind does not begin anew under the first.
+///
+/// # Errors
+/// `WouldBlock`: other work is under way. Others: the system's.
+pub(super) fn begin(folder: &Path, work: Work) -> io::Result<File> {
     let path = folder.join(UNFINISHED);
-    let mut file = File::create(&path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            return Err(io::Error::new(ErrorKind::WouldBlock, "another one is under way"));
+        }
+        // Some file systems lock nothing.
+        Ok(()) | Err(TryLockError::Error(_)) => {}
+    }
+    file.set_len(0)?;
     let word = if work == Work::Backup { BACKUP } else { "restore" };
     file.write_all(format!("{word}\n").as_bytes())?;
     sync::data(&file, &path)?;
     sync::folder(folder)?;
-    sync::parent(folder)
+    sync::parent(folder)?;
+    Ok(file)
 }
 
 /// Notes that the work is done. Everything that belongs to it is synced.

@@ -132,6 +132,19 @@ fn a_restore_that_stops_before_it_is_verified_is_refused_until_it_was_repeated()
 }
 
 #[test]
+fn two_restores_into_one_folder_do_not_meet() {
+    use super::super::whole::{Work, begin};
+    let (folder, _) = spoken();
+    let (backup, to) = (backup_of(&folder), Folder::new());
+    fs::create_dir_all(&to.0).expect("made");
+    let other = begin(&to.0, Work::Restore).expect("nobody is there");
+    let said = refused(restore(&backup, &to));
+    assert!(said.contains("begin to restore into") && said.contains("another one is under way"), "{said}");
+    drop(other);
+    assert!(is_whole(&restore(&backup, &to).expect("restored")));
+}
+
+#[test]
 fn a_damaged_backup_is_named_and_leaves_no_store() {
     let (folder, _) = spoken();
     let in_journal = backup_of(&folder);
