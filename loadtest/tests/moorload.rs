@@ -35,8 +35,9 @@ fn is_sound(code: i32, report: &Value) -> bool {
 /// Time that a run waits for messages under way: where one never comes the run waits to the end, and
 /// elsewhere a slow machine must not make what is late look lost.
 fn drain(fault: Fault) -> &'static str {
-    use Fault::{Drop, Lose, LosePush, Reorder, ReorderPush};
-    let is_waited_for = matches!(fault, Lose(_) | LosePush(_) | Drop(_) | Reorder(_) | ReorderPush(_));
+    use Fault::{Drop, Lose, LosePush, Reorder, ReorderPush, StrayPush};
+    let is_waited_for =
+        matches!(fault, Lose(_) | LosePush(_) | StrayPush(_) | Drop(_) | Reorder(_) | ReorderPush(_));
     if is_waited_for { "500ms" } else { "30s" }
 }
 
