@@ -221,12 +221,17 @@ fn write_detached(
     crate::thread::spawn("line-writer", run).map(drop)
 }
 
-/// Writes a short `text` to `stream` in the calling thread, if it takes it within `wait`. A pipe that says so takes a whole
-/// page, so that longer texts are cut.
-fn write_now(stream: impl AsFd, text: &str, wait: Duration) -> io::Result<()> {
+/// Waits until `stream` takes bytes, or says that it is gone. False: it took none within `wait`.
+fn takes_bytes(stream: impl AsFd, wait: Duration) -> io::Result<bool> {
     let mut watched = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
     let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-    if poll(&mut watched, wait).or_else(ignore_interrupt)? == 0 {
+    Ok(poll(&mut watched, wait).or_else(ignore_interrupt)? != 0)
+}
+
+/// Writes `text` to `stream` in the calling thread, if it takes it within `wait`. A pipe that says so takes a whole page, so
+/// longer texts are cut.
+fn write_now(stream: impl AsFd, text: &str, wait: Duration) -> io::Result<()> {
+    if !takes_bytes(&stream, wait)? {
         return Err(io::ErrorKind::TimedOut.into());
     }
     write_all(stream.as_fd(), &text.as_bytes()[..text.len().min(PAGE_BYTES)])
@@ -243,14 +248,10 @@ pub fn write_here(stream: impl AsFd, text: &str) -> io::Result<()> {
 /// Writes a ready line to standard output. A failure is logged and has no other effect; so is a reader that takes nothing.
 pub fn announce(line: &str) {
     let write = |line: &str| {
-        let written = match write_now(io::stdout(), line, FLUSH_MAX) {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                tracing::warn!("standard output takes nothing, so nobody has read the ready line");
-                write_all(io::stdout().as_fd(), line.as_bytes())
-            }
-            written => written,
-        };
-        if let Err(error) = written {
+        if matches!(takes_bytes(io::stdout(), FLUSH_MAX), Ok(false)) {
+            tracing::warn!("standard output takes nothing, so nobody has read the ready line");
+        }
+        if let Err(error) = write_all(io::stdout().as_fd(), line.as_bytes()) {
             tracing::warn!(%error, "cannot write the ready line to standard output");
         }
     };
