@@ -143,11 +143,6 @@ impl Prepared {
 }
 
 impl Parked {
-    /// Returns the pid file, for a check before it is needed.
-    pub(super) const fn pid_file(&self) -> &PidFile {
-        &self.pid_file
-    }
-
     /// Accepts the connections that wait at listeners of another kind now: their clients speak the kind of before. Those that
     /// come later meet the new kind. Call it before [`Self::resume`]. Returns what happened, for people.
     pub(super) fn admit_waiting(&self) -> Vec<String> {

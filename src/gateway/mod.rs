@@ -188,13 +188,12 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     let previous = fds.as_mut().and_then(|fds| fds.previous.take());
     let settings = handover::RunSettings::of_this_process(&config, previous);
     let opened = audit_log(&config).and_then(|audit| Ok((audit, reload::ReadThread::start()?)));
-    let (audit, reader) = match (opened, fds.take()) {
-        (Ok(made), taken) => {
-            fds = taken;
-            made
-        }
-        (Err(error), taken) => {
-            taken.into_iter().for_each(|fds| fds.refuse(&error));
+    let (audit, reader) = match opened {
+        Ok(made) => made,
+        Err(error) => {
+            if let Some(fds) = fds {
+                fds.refuse(&error);
+            }
             return Err(error);
         }
     };

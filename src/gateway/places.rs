@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::{admin, auth};
 use std::fs;
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
@@ -20,11 +20,14 @@ use std::path::Path;
 pub(super) fn check(config: &Config) -> Result<(), GatewayError> {
     check_files(config)?;
     check_audit(&config.audit.file).map_err(|problem| place("audit.file", &config.audit.file, &problem))?;
-    check_admin_address(config)?;
-    if config.admin.enabled && !config.admin.socket.as_os_str().is_empty() {
-        check_folder(&config.admin.socket)
-            .map_err(|problem| place("admin.socket", &config.admin.socket, &problem))?;
+    if config.admin.enabled {
+        check_admin_address(config.admin.address)?;
+        let socket = &config.admin.socket;
+        if !socket.as_os_str().is_empty() {
+            check_folder(socket).map_err(|problem| place("admin.socket", socket, &problem))?;
+        }
     }
+    // A file that could not be replaced would name the process of before.
     PidFile::of(config).try_out().map_err(GatewayError::Takeover)
 }
 
@@ -80,10 +83,9 @@ fn check_folder(file: &Path) -> Result<(), String> {
 }
 
 /// An address in use may be the one that this gateway hands over, so it passes.
-fn check_admin_address(config: &Config) -> Result<(), GatewayError> {
-    let address = config.admin.address;
+fn check_admin_address(address: SocketAddr) -> Result<(), GatewayError> {
     match TcpListener::bind(address).map(drop) {
-        Err(source) if config.admin.enabled && source.kind() != ErrorKind::AddrInUse => {
+        Err(source) if source.kind() != ErrorKind::AddrInUse => {
             Err(GatewayError::Bind { key: "admin.address".into(), address, source })
         }
         _ => Ok(()),

@@ -81,9 +81,7 @@ impl HandoverFds {
         failpoint::reach("new.started");
         Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent, volunteer, bodies, previous }))
     }
-}
 
-impl HandoverFds {
     /// Tells the parent why this process does not take over.
     pub(in crate::gateway) fn refuse(self, error: &GatewayError) {
         if let Ok(mut channel) = ControlChannel::new(self.channel) {
@@ -461,8 +459,6 @@ fn prepare(
     let inherited = Inherited { snapshot, head, addresses };
     let prepared = Prepared::adopted(config, warm, &inherited, &mut |socket| source.take(socket))?;
     let parked = prepared.park(config)?;
-    // A file that could not be replaced would name the process of before.
-    parked.pid_file().try_out().map_err(GatewayError::Takeover)?;
     let head = inherited.head;
     let listeners = head.listeners.len().max(1) as u64
         + u64::from(head.admin.is_some())
