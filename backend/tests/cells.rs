@@ -28,6 +28,15 @@ fn sql(database: &str, text: &str) -> Option<String> {
     })
 }
 
+/// A server with one cell: its connection string, and its address.
+fn one_cell() -> Option<(Postgres, String, CellAddress)> {
+    let server = Postgres::start(&[("fsync", "off")])?;
+    let text = server.database("a");
+    let cell: CellAddress = text.parse().expect("an address");
+    admin::migrate(std::slice::from_ref(&cell), "one").expect("tables");
+    Some((server, text, cell))
+}
+
 /// A transaction with a new user, and the claim of its slot.
 fn new_user(connection: &mut Connection, uid: &str) -> CellRequest {
     let slot = Slot::of(uid);
@@ -70,12 +79,9 @@ fn tables_that_are_missing_newer_or_of_another_place_are_refused_by_name() {
 
 #[test]
 fn a_commit_that_no_standby_has_is_no_success() {
-    let Some(server) = Postgres::start(&[]) else {
+    let Some((_server, text, cell)) = one_cell() else {
         return postgres::skip("a_commit_that_no_standby_has_is_no_success");
     };
-    let text = server.database("a");
-    let cell: CellAddress = text.parse().expect("an address");
-    admin::migrate(std::slice::from_ref(&cell), "one").expect("tables");
     let mut connection = Connection::open(&cell).expect("a connection");
     let commit = new_user(&mut connection, "alice");
     // No standby will ever have it.
@@ -111,12 +117,9 @@ fn a_commit_that_no_standby_has_is_no_success() {
 
 #[test]
 fn a_server_that_does_not_answer_costs_a_deadline() {
-    let Some(server) = Postgres::start(&[("fsync", "off")]) else {
+    let Some((_server, text, cell)) = one_cell() else {
         return postgres::skip("a_server_that_does_not_answer_costs_a_deadline");
     };
-    let text = server.database("a");
-    let cell: CellAddress = text.parse().expect("an address");
-    admin::migrate(std::slice::from_ref(&cell), "one").expect("tables");
     let mut connection = Connection::open(&cell).expect("a connection");
     let commit = new_user(&mut connection, "alice");
     // Somebody else has the row of the owner, and does not end.

@@ -1,6 +1,6 @@
 //! Makes the tables of cells, and checks that they are those of this build and of one cluster.
 
-use super::connection::{SqlError, connect};
+use super::connection::{SqlError, connect, within};
 use super::schema::{STEPS, VERSION};
 use super::{CellAddress, slot_column};
 use crate::cluster::cell::CellId;
@@ -165,9 +165,7 @@ pub fn check(cells: &[CellAddress]) -> Result<String, CellError> {
 fn read(address: &CellAddress) -> Result<Option<CellState>, SqlError> {
     let (runtime, client, _) = connect(address)?;
     let query = "select cluster, cell, cells, version from moorline_cell";
-    let rows =
-        runtime.block_on(async { tokio::time::timeout(CHECK_TIMEOUT, client.query(query, &[])).await });
-    let rows = match rows.map_err(|_| SqlError::Timeout(CHECK_TIMEOUT))?.map_err(SqlError::from) {
+    let rows = match within(&runtime, CHECK_TIMEOUT, client.query(query, &[])) {
         Err(error) if error.code() == Some(UNDEFINED_TABLE) => return Ok(None),
         rows => rows?,
     };
@@ -204,7 +202,5 @@ fn apply(address: &CellAddress, version: i32, state: &CellState) -> Result<(), S
     }
     sql.push_str("commit;\n");
     let (runtime, client, _) = connect(address)?;
-    let done =
-        runtime.block_on(async { tokio::time::timeout(MIGRATE_TIMEOUT, client.batch_execute(&sql)).await });
-    Ok(done.map_err(|_| SqlError::Timeout(MIGRATE_TIMEOUT))??)
+    within(&runtime, MIGRATE_TIMEOUT, client.batch_execute(&sql))
 }

@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Statement};
 
 /// Longest wait for the answer to a request. A cell whose standbys are away does not answer commits.
@@ -82,7 +83,7 @@ impl Prepared {
 
 /// See the module. After an error it is not used again.
 pub struct Connection {
-    runtime: tokio::runtime::Runtime,
+    runtime: Runtime,
     client: Client,
     prepared: Prepared,
     warnings: Arc<AtomicU64>,
@@ -95,9 +96,7 @@ impl Connection {
     /// [`SqlError`]: no server answers and takes writes, or the tables are missing.
     pub fn open(address: &CellAddress) -> Result<Self, SqlError> {
         let (runtime, client, warnings) = connect(address)?;
-        let prepared = runtime
-            .block_on(async { tokio::time::timeout(REQUEST_TIMEOUT, Prepared::prepare(&client)).await });
-        let prepared = prepared.map_err(|_| SqlError::Timeout(REQUEST_TIMEOUT))??;
+        let prepared = within(&runtime, REQUEST_TIMEOUT, Prepared::prepare(&client))?;
         Ok(Self { runtime, client, prepared, warnings })
     }
 
@@ -108,10 +107,7 @@ impl Connection {
     pub fn perform(&mut self, here: &[Slot], request: &CellRequest) -> Result<CellReply, SqlError> {
         let before = self.warnings.load(Ordering::Relaxed);
         let Self { runtime, client, prepared, .. } = self;
-        let reply = runtime.block_on(async {
-            tokio::time::timeout(REQUEST_TIMEOUT, perform(client, prepared, here, request)).await
-        });
-        let reply = reply.map_err(|_| SqlError::Timeout(REQUEST_TIMEOUT))??;
+        let reply = within(runtime, REQUEST_TIMEOUT, perform(client, prepared, here, request))?;
         if self.warnings.load(Ordering::Relaxed) != before && !matches!(request, CellRequest::Load(_)) {
             return Err(SqlError::Warning);
         }
@@ -125,23 +121,28 @@ impl Connection {
     pub fn last_id(&mut self, node: NodeId) -> Result<u64, SqlError> {
         let Self { runtime, client, .. } = self;
         let number = i32::from(node.0);
-        let row = runtime.block_on(async {
-            tokio::time::timeout(REQUEST_TIMEOUT, client.query_one(statements::LAST_ID, &[&number])).await
-        });
-        Ok(load::number(&row.map_err(|_| SqlError::Timeout(REQUEST_TIMEOUT))??, 0))
+        let row = within(runtime, REQUEST_TIMEOUT, client.query_one(statements::LAST_ID, &[&number]))?;
+        Ok(load::number(&row, 0))
     }
 }
 
+/// Waits for work with a cell, no longer than this.
+pub(super) fn within<T>(
+    runtime: &Runtime,
+    time: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, SqlError> {
+    let done = runtime.block_on(async { tokio::time::timeout(time, work).await });
+    Ok(done.map_err(|_| SqlError::Timeout(time))??)
+}
+
 /// Connects, and reads what the server says in between on a task of the runtime. Counts warnings.
-pub(super) fn connect(
-    address: &CellAddress,
-) -> Result<(tokio::runtime::Runtime, Client, Arc<AtomicU64>), SqlError> {
+pub(super) fn connect(address: &CellAddress) -> Result<(Runtime, Client, Arc<AtomicU64>), SqlError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let warnings = Arc::new(AtomicU64::new(0));
     let counted = warnings.clone();
-    let client = runtime.block_on(async {
-        let connect = tokio::time::timeout(REQUEST_TIMEOUT, address.config.connect(NoTls));
-        let (client, connection) = connect.await.map_err(|_| SqlError::Timeout(REQUEST_TIMEOUT))??;
+    let client = within(&runtime, REQUEST_TIMEOUT, async {
+        let (client, connection) = address.config.connect(NoTls).await?;
         tokio::spawn(async move {
             let mut connection = pin!(connection);
             while let Some(Ok(message)) = poll_fn(|cx| connection.as_mut().get_mut().poll_message(cx)).await {
@@ -154,7 +155,7 @@ pub(super) fn connect(
                 }
             }
         });
-        Ok::<_, SqlError>(client)
+        Ok(client)
     })?;
     Ok((runtime, client, warnings))
 }
