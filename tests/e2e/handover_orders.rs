@@ -203,11 +203,7 @@ fn an_upgrade_that_is_ordered_during_another_one_waits_and_has_its_own_verdict()
 
 /// True, and said, if the ten seconds have passed in which a command gives its order again.
 fn is_over(since: moorline_proto::time::Instant) -> bool {
-    let is_over = clock::now().saturating_since(since) >= Duration::from_secs(10);
-    if is_over {
-        crate::skipped("on this busy machine a restart takes longer than 10 s");
-    }
-    is_over
+    crate::is_over(Duration::from_secs(10), since, "on this busy machine a restart takes longer than 10 s")
 }
 
 #[test]

@@ -3,12 +3,9 @@
 
 use crate::exhaustion;
 use crate::gateway::Backend;
-use crate::process::{TempFile, run};
+use crate::process::{TempFile, become_pipe, run};
 use crate::raw::Client;
 use crate::series::Series;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
-use std::path::Path;
 
 /// Settings of a gateway in development, with more of them behind.
 fn settings(file: &TempFile, backend: &Backend, more: &str) {
@@ -18,11 +15,6 @@ fn settings(file: &TempFile, backend: &Backend, more: &str) {
          mode = \"dev\"\n{more}\n"
     );
     std::fs::write(file.path(), text).expect("our file");
-}
-
-fn become_pipe(path: &Path) {
-    std::fs::remove_file(path).expect("ours");
-    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
 }
 
 #[test]

@@ -228,11 +228,7 @@ fn ask(command: &str, socket: &Path) -> (Option<i32>, String, String) {
 
 /// True, and said, if more than the ten seconds of a socket of before have passed.
 fn is_over(since: Instant) -> bool {
-    let is_over = clock::now().saturating_since(since) >= Duration::from_secs(10);
-    if is_over {
-        crate::skipped("on this busy machine two restarts take longer than 10 s");
-    }
-    is_over
+    crate::is_over(Duration::from_secs(10), since, "on this busy machine two restarts take longer than 10 s")
 }
 
 #[test]

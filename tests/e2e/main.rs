@@ -103,7 +103,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 /// For anything that must happen, on a machine that is busy with something else: at a load of 20 a second of processor time takes
-/// half a minute.
+/// twenty.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// Longest `backend.up_timeout`.
 const UP_TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -119,13 +119,19 @@ fn skipped(reason: &str) {
     std::io::stderr().write_all(format!("\nSKIPPED: {test}: {reason}\n").as_bytes()).ok();
 }
 
+/// True, and said, if more than this time has passed since then, which the product itself allows for something.
+fn is_over(time: Duration, since: Instant, reason: &str) -> bool {
+    let is_over = clock::now().saturating_since(since) > time;
+    if is_over {
+        skipped(reason);
+    }
+    is_over
+}
+
 /// True, and said, if questions asked at `since` have outlasted the longest `backend.up_timeout`, so that RETRY answers them.
 fn is_too_slow(since: Instant) -> bool {
-    let is_slow = clock::now().saturating_since(since) > UP_TIMEOUT_MAX;
-    if is_slow {
-        skipped("on this busy machine questions outlast backend.up_timeout, which is a minute at most");
-    }
-    is_slow
+    let reason = "on this busy machine questions outlast backend.up_timeout, which is a minute at most";
+    is_over(UP_TIMEOUT_MAX, since, reason)
 }
 
 /// Looks until there is something. Panics, naming `what`, when there is nothing in time.

@@ -63,6 +63,12 @@ pub(crate) fn run<S: AsRef<str>>(arguments: &[S]) -> (Option<i32>, String, Strin
     (status.code(), text(stdout), text(stderr))
 }
 
+/// Puts a pipe in the place of a file.
+pub(crate) fn become_pipe(path: &Path) {
+    std::fs::remove_file(path).expect("ours");
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+}
+
 /// A running child. Its log is shown when the test fails.
 pub(crate) struct Process {
     child: Child,

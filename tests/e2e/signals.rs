@@ -1,12 +1,10 @@
 //! Signals to each long-running command: those with a meaning do what they mean, and no other one ends a process.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::{Process, TempFile, binary, program, run};
+use crate::process::{Process, TempFile, become_pipe, binary, program, run};
 use crate::until;
 use moorline_usage::signals::without_meaning;
 use nix::sys::signal::Signal::{SIGHUP, SIGQUIT, SIGTERM, SIGUSR1};
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use signal_hook::consts::SIGUSR2;
 use std::path::Path;
 use std::process::Command;
@@ -23,16 +21,9 @@ fn pass_over(process: &Process, signals: impl IntoIterator<Item = i32>) {
     }
 }
 
-fn has_thread(pid: u32, name: &str) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let names = tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("comm")));
-    names.flatten().any(|found| found.trim() == name)
-}
-
-/// Puts a pipe in the place of a file.
-fn become_pipe(path: &Path) {
-    std::fs::remove_file(path).expect("ours");
-    mkfifo(path, Mode::S_IRWXU).expect("a pipe");
+fn has_open(pid: u32, path: &Path) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    files.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|open| open == path))
 }
 
 #[test]
@@ -81,7 +72,7 @@ fn settings_that_cannot_be_read_for_long_keep_nobody_from_hearing_that_it_shall_
     for (process, settings) in [(&mut gateway.process, &ours), (&mut backend.process, &theirs)] {
         become_pipe(settings.path());
         process.signal(SIGHUP);
-        until("the files are read", || has_thread(process.pid(), "reload").then_some(()));
+        until("the files are read", || has_open(process.pid(), settings.path()).then_some(()));
         process.signal(SIGTERM);
         assert_eq!(process.end().code(), Some(0));
     }
