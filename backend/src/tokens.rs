@@ -5,10 +5,12 @@
 //! alice with the token `s3cret`.
 
 use crate::error::BackendError;
-use crate::server::{Event, Handler, JudgeTo, Now, Outbox};
+use crate::server::{Event, Handler, JudgeTo, NodeSlots, Now, Outbox};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;
+use moorline_proto::slots::NodeId;
+use moorline_proto::time::Instant;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -89,6 +91,18 @@ impl<H: Handler> Handler for Guarded<H> {
 
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         self.handler.handle_turn_end(now, out);
+    }
+
+    fn poll_slots(&mut self) -> Option<NodeSlots> {
+        self.handler.poll_slots()
+    }
+
+    fn poll_peer(&mut self) -> Option<(NodeId, Bytes)> {
+        self.handler.poll_peer()
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.handler.next_deadline()
     }
 
     fn is_over(&self, now: Now) -> bool {

@@ -191,6 +191,8 @@ impl<S: Store> Im<S> {
             | Event::LinkUp { .. }
             | Event::Announced { .. }
             | Event::LinkDown { .. }
+            // The handler of a node has taken it.
+            | Event::Peer { .. }
             | Event::GatewayDown { .. } => {}
         }
         if self.storage.writes.len() >= BATCH_WRITES_MAX {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::{ConnUp, Outcome};
+use moorline_proto::slots::NodeId;
 use moorline_proto::time::Instant;
 
 /// Both clocks, read once per turn.
@@ -196,6 +197,13 @@ pub enum Event {
     GatewayDown {
         /// Gateway that is gone.
         gateway: GatewayId,
+    },
+    /// A message of another node of the cluster.
+    Peer {
+        /// The node.
+        node: NodeId,
+        /// The message.
+        message: Bytes,
     },
     /// A quarter of a second has passed.
     Tick,

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
-use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, Outcome, PushResult};
+use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, Outcome, Peer, PushResult};
 use moorline_proto::message::client::Code;
+use moorline_proto::slots::NodeId;
 
 impl LinkHost {
     pub(super) fn handle_frame(
@@ -27,6 +28,10 @@ impl LinkHost {
             Phase::Open(gateway) => gateway,
             phase => return self.handle_greeting(now, link, phase, frame),
         };
+        let peer = self.out.routes.gateways.get(&gateway).and_then(|known| known.peer);
+        if let Some(node) = peer {
+            return self.handle_peer_frame(link, node, frame);
+        }
         match frame.kind {
             Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
             Kind::PushResult => self.on_push_result(gateway, frame.message()?)?,
@@ -46,6 +51,8 @@ impl LinkHost {
             Kind::Pong => self.on_pong(now, gateway, frame.correlation),
             // CREDIT only shows that the peer lives; the other two need no reaction.
             Kind::Credit | Kind::QueryResult | Kind::Drain => {}
+            Kind::Slots => self.on_slots_asked(link),
+            Kind::Leave => self.on_leave(gateway, frame.correlation, &frame.message()?),
             Kind::Digest => self.out.on_digest(link, frame.message()?),
             Kind::Stats => {
                 let load = Some(frame.message()?);
@@ -63,7 +70,25 @@ impl LinkHost {
             | Kind::Query
             | Kind::Challenge
             | Kind::Proof
+            | Kind::Moved
+            | Kind::Peer
             | Kind::Notice) => return Err(LinkError::Unexpected(kind).into()),
+        }
+        Ok(())
+    }
+
+    /// Takes a frame of another node.
+    fn handle_peer_frame(&mut self, link: LinkId, node: NodeId, frame: &LinkFrame) -> Result<(), LinkEnd> {
+        match frame.kind {
+            Kind::Peer => {
+                let Peer { message } = frame.message()?;
+                self.on_peer(node, message);
+            }
+            Kind::Ping => {
+                self.out.links.put(link, Kind::Pong, frame.correlation, 0, &());
+            }
+            Kind::Pong | Kind::Credit | Kind::Drain => {}
+            kind => return Err(LinkError::Unexpected(kind).into()),
         }
         Ok(())
     }
@@ -85,11 +110,14 @@ impl LinkHost {
         mut login: ConnUp,
         is_now: bool,
     ) {
-        let handle = login.handle;
+        if self.try_refuse_login(gateway, link, &login) {
+            return;
+        }
+        let (handle, slot) = (login.handle, self.cluster.slot_of(&login.uid));
         let version = self.out.routes.version_of(gateway, handle, login.login_version, is_now);
         login.login_version = version;
-        let (session, is_new) = match self.out.routes.on_login(gateway, (link, announcement), handle, version)
-        {
+        let place = (link, announcement, slot);
+        let (session, is_new) = match self.out.routes.on_login(gateway, place, handle, version) {
             Login::New(session) => (session, true),
             Login::Overtaken => return,
             Login::Again(session) => {
@@ -129,7 +157,16 @@ impl LinkHost {
             ReplyTo { link, correlation }
         });
         let command = u8::try_from(up.command).ok().and_then(Command::from_byte);
-        match (self.out.routes.find(gateway, up.handle), command) {
+        let session = self.out.routes.find(gateway, up.handle);
+        let slot = session.and_then(|session| self.out.routes.get(session)).map(|known| known.slot);
+        if let Some(moved) = slot.and_then(|slot| self.cluster.moved(slot)) {
+            if reply.is_some() {
+                self.out.links.put(link, Kind::Moved, correlation, 0, &backend::Moved::from(moved));
+                self.out.links.on_answer(link);
+            }
+            return;
+        }
+        match (session, command) {
             (Some(session), Some(command)) => {
                 let (seq, dup, body) = (up.seq, up.dup, up.body);
                 self.emit(Event::Up(Up { session, command, seq, dup, body, reply }));

@@ -17,11 +17,13 @@
 use super::event::{Event, GatewayId, LinkId, Now};
 use super::host::LinkHost;
 use super::links::{LinkEnd, Phase};
+use super::peers::node_name;
 use crate::config::Unproven;
 use moorline_proto::link::{
     Kind, LINK_VERSION, LinkError, LinkFrame, NONCE_BYTES, Nonce, Role, Transcript, is_node,
 };
 use moorline_proto::message::backend::{LinkChallenge, LinkHello, LinkNotice, LinkProof, Notice, Outcome};
+use moorline_proto::slots::node_of;
 use moorline_proto::time::{Duration, Instant};
 use std::fmt;
 use std::sync::Arc;
@@ -130,6 +132,10 @@ pub enum Refusal {
     Gateways,
     /// `link.links_max` links are open.
     Links,
+    /// This backend is a node of a cluster, and the gateway does not follow its slots.
+    Cluster,
+    /// A node of a cluster greets, and this backend is of none, or of another one, or has the same number.
+    OtherCluster,
 }
 
 impl fmt::Display for Refusal {
@@ -160,6 +166,12 @@ impl fmt::Display for Refusal {
             }
             Self::Gateways => "`link.gateways_max` gateways are known",
             Self::Links => "`link.links_max` links are open",
+            Self::Cluster => {
+                "this backend is a node of a cluster; set backend.balance = \"cluster\" of the gateway"
+            }
+            Self::OtherCluster => {
+                "the node is not of this cluster, or has the same node_number; compare store.cells and node_number"
+            }
         })
     }
 }
@@ -291,6 +303,9 @@ impl LinkHost {
             Place::Replace(old) => self.retire(now, old),
             Place::Open => {}
         }
+        if let Some(refusal) = self.fault_of_cluster(&newcomer.hello) {
+            return Err(refused(newcomer.hello, refusal));
+        }
         if self.out.links.open_links() >= self.config.links_max {
             return Err(refused(newcomer.hello, Refusal::Links));
         }
@@ -318,6 +333,7 @@ impl LinkHost {
             known.links += 1;
             known.lease_until = Instant::FAR_FUTURE;
             known.knows_notices |= hello.nonce.len() == NONCE_BYTES;
+            known.peer = node_of(hello.peer).unwrap_or_default();
             if known.standing == Standing::Unproven {
                 known.standing = standing;
             }
@@ -331,11 +347,27 @@ impl LinkHost {
             agent: concat!("moorline-backend/", env!("CARGO_PKG_VERSION")).into(),
             outcome_max: Outcome::TooLarge as u32,
             store: self.identity.store.clone(),
+            cluster_node: self.cluster.node().map_or(0, |node| u32::from(node.0) + 1),
             ..Default::default()
         };
         self.out.links.put(link, Kind::Hello, 0, self.config.credit, &answer);
+        if let Some(slots) = self.cluster.message().filter(|_| hello.peer == 0) {
+            self.out.links.put(link, Kind::Slots, 0, 0, &slots);
+        }
         self.emit(Event::LinkUp { gateway, link });
         Ok(())
+    }
+
+    /// Returns what keeps a gateway, or another node, apart from the cluster of this backend.
+    fn fault_of_cluster(&self, hello: &LinkHello) -> Option<Refusal> {
+        let peer = match (self.cluster.node(), node_of(hello.peer)) {
+            (None, Ok(None)) => return None,
+            (Some(_), Ok(None)) => return (!hello.knows_slots).then_some(Refusal::Cluster),
+            (_, Err(())) | (None, Ok(Some(_))) => return Some(Refusal::OtherCluster),
+            (Some(me), Ok(Some(peer))) => (peer != me).then_some(peer),
+        };
+        let is_named = peer.is_some_and(|peer| hello.node == node_name(peer));
+        (!is_named || hello.store != self.identity.store).then_some(Refusal::OtherCluster)
     }
 
     fn place_for(&self, now: Now, newcomer: &Newcomer) -> Place {

@@ -16,10 +16,13 @@ use super::greeting::{self, Peer, Standing, Visitor};
 use super::links::{Link, LinkEnd, Phase};
 use super::login_clock::LoginClock;
 use super::outbox::Outbox;
+use super::peers::Peers;
+use super::slots::ClusterSide;
 use crate::config::LinkConfig;
 use bytes::{Bytes, BytesMut};
-use moorline_proto::link::{Kind, Secrets, encode};
+use moorline_proto::link::{Kind, LinkAddress, Secrets, encode};
 use moorline_proto::message::backend::Auth;
+use moorline_proto::slots::NodeId;
 use moorline_proto::time::{Duration, Instant};
 use std::sync::Arc;
 
@@ -57,6 +60,12 @@ pub enum Output {
     Resume(LinkId),
     /// Begin another turn at once: the handler asked for it.
     Again,
+    /// Connect to another node; [`LinkHost::handle_peer_connected`] or [`LinkHost::handle_peer_closed`] follows.
+    Dial(NodeId, LinkAddress),
+    /// Write [`LinkHost::peer_unsent`] of this node once.
+    WritePeer(NodeId),
+    /// Close the connection to another node, or stop connecting.
+    HangUp(NodeId),
 }
 
 /// Identity of this end, as its HELLO names it.
@@ -78,6 +87,8 @@ pub struct LinkHost {
     pub(super) login_clock: LoginClock,
     /// Correlation of the next question whether a gateway's older epoch lives.
     pub(super) next_probe: u64,
+    pub(super) cluster: ClusterSide,
+    pub(super) peers: Peers,
     next_tick: Instant,
 }
 
@@ -91,6 +102,8 @@ impl LinkHost {
             out: Outbox::new(config),
             login_clock: LoginClock::default(),
             next_probe: 1,
+            cluster: ClusterSide::default(),
+            peers: Peers::default(),
             next_tick: Instant::ZERO,
         }
     }
@@ -171,6 +184,7 @@ impl LinkHost {
         while let Some((session, push, outcome)) = self.out.undelivered.pop_front() {
             self.emit(Event::Pushed { session, push, outcome });
         }
+        self.peers.handle_timeouts(now.instant, self.config.silence_timeout);
         if now.instant < self.next_tick {
             return;
         }
@@ -191,12 +205,14 @@ impl LinkHost {
 
     /// Ends a turn: queues one [`Output::Write`] for each link with new bytes.
     pub fn handle_turn_end(&mut self, now: Now) {
+        self.tell_slots(now.instant);
         self.out.links.flush(now.instant);
+        self.peers.flush();
     }
 
     /// Returns the next output, in the order of causes; `None`: all were taken.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.out.links.poll_output()
+        self.out.links.poll_output().or_else(|| self.peers.poll_output())
     }
 
     /// Writes the figures of now.
@@ -228,7 +244,8 @@ impl LinkHost {
     /// Returns the time at which the next turn must begin.
     pub fn next_deadline(&self) -> Instant {
         let has_work = !self.out.undelivered.is_empty() || self.out.links.is_dirty();
-        if has_work { Instant::ZERO } else { self.next_tick }
+        let peers = self.peers.next_deadline(self.config.silence_timeout);
+        if has_work { Instant::ZERO } else { self.next_tick.min(self.cluster.next_deadline()).min(peers) }
     }
 
     /// Panics if the parts disagree. For simulators and tests.

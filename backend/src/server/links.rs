@@ -10,6 +10,7 @@ use super::login_clock::Ahead;
 use crate::config::LinkConfig;
 use bytes::{Buf, BytesMut};
 use moorline_proto::link::{self, Kind, LinkDecoder, LinkError, NODE_BYTES_MAX, NONCE_BYTES};
+use moorline_proto::slots::NodeId;
 use moorline_proto::time::Instant;
 use prost::Message;
 use slab::Slab;
@@ -55,6 +56,12 @@ pub enum LinkEnd {
     Silent,
     /// The output stayed at or over `link.output_max` for `link.stall_timeout`: a slow consumer.
     Stalled,
+    /// The other node of the cluster refuses this one, for this reason.
+    RefusedHere(String),
+    /// Nothing proves that the other end is a node of the cluster.
+    PeerUnproven,
+    /// Another node, or a node of another cluster, answers at the address of this one.
+    OtherNode(NodeId),
     /// The HELLO was refused.
     Refused {
         /// Name in the HELLO.
@@ -82,6 +89,17 @@ impl fmt::Display for LinkEnd {
             Self::Stalled => {
                 f.write_str("output over `link.output_max` for `link.stall_timeout`: slow consumer")
             }
+            Self::RefusedHere(reason) => write!(f, "refused by the other node: {reason:?}"),
+            Self::PeerUnproven => f.write_str(
+                "nothing proves that this is a node of the cluster; give each node a line `node-<node_number> secret` in \
+                 link.secrets_file of all nodes, or certificates",
+            ),
+            Self::OtherNode(node) => write!(
+                f,
+                "another node, or one of another cluster, answers at the address of node {}; compare node_number and \
+                 store.address",
+                node.0
+            ),
             Self::Refused { node, refusal, .. } => {
                 let shown: String = node.chars().take(NODE_BYTES_MAX).collect();
                 write!(f, "refused the gateway {shown:?}: {refusal}")

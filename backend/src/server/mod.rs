@@ -20,9 +20,13 @@
 //! | `outbox`, `event` | words of the handler; events for it |
 //! | `counters` | figures of the link port |
 //! | `reactor` | the event loop, over the sockets and the mailbox of `moorline_net` |
+//! | `slots` | slots of a node of a cluster, towards gateways |
+//! | `peers`, `dial`, `dialling` | links to the other nodes of a cluster, and their sockets |
 //! | `socket`, `tls` | a link's socket and its TLS; the thread for handshakes |
 
 mod counters;
+mod dial;
+mod dialling;
 mod event;
 mod frames;
 mod greeting;
@@ -30,9 +34,11 @@ mod host;
 mod links;
 mod login_clock;
 mod outbox;
+mod peers;
 mod reactor;
 mod rooms;
 mod route;
+mod slots;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -44,7 +50,9 @@ pub use greeting::{Peer, Refusal, Visitor};
 pub use host::{LinkHost, Output};
 pub use links::LinkEnd;
 pub use outbox::{Kick, Outbox, PushSpec};
+pub use peers::{PeerConnected, node_name};
 pub use reactor::Server;
+pub use slots::NodeSlots;
 pub use tls::check as check_tls;
 
 /// Reaches the handler's thread from any other: [`Handler::handle_message`]. Cheap to clone.
@@ -53,6 +61,8 @@ pub use moorline_net::mailbox::{SendError as RemoteError, Sender as Remote};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;
+use moorline_proto::slots::NodeId;
+use moorline_proto::time::Instant;
 
 /// Logic of a backend. One thread drives it, so its methods must not block.
 ///
@@ -95,6 +105,22 @@ pub trait Handler {
     /// Ends a turn, after all its events: the place to start one batch of work.
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         let _ = (now, out);
+    }
+
+    /// Takes the slots of a node of a cluster, if they have changed since the last call. The default: the backend is of no
+    /// cluster.
+    fn poll_slots(&mut self) -> Option<NodeSlots> {
+        None
+    }
+
+    /// Takes the next message to another node of the cluster.
+    fn poll_peer(&mut self) -> Option<(NodeId, Bytes)> {
+        None
+    }
+
+    /// Returns the time at which a turn must begin though nothing happens.
+    fn next_deadline(&self) -> Instant {
+        Instant::FAR_FUTURE
     }
 
     /// Returns whether the handler cannot continue and must be replaced: [`Server::run`] returns then. Gateways

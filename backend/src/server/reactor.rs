@@ -5,12 +5,14 @@
 
 use super::Handler;
 use super::counters::LinkCounters;
+use super::dial;
+use super::dialling::Dialling;
 use super::event::{LinkId, Now};
 use super::greeting::{Peer, Visitor};
 use super::host::{LinkHost, Output};
 use super::links::LinkEnd;
 use super::socket::{Origin, Socket, list, origin_of, socket_of};
-use super::tls::{self, Handshakes, SharedTls};
+use super::tls::{self, Handshakes, SharedTls, Target};
 use crate::clock::Clock;
 use crate::config::{BackendConfig, LinkConfig};
 use crate::error::BackendError;
@@ -48,16 +50,16 @@ const RESERVED_FILES: usize = 256;
 /// A listening backend.
 #[derive(Debug)]
 pub struct Server<M> {
-    poll: Poll,
+    pub(super) poll: Poll,
     acceptor: Acceptor,
     address: LinkAddress,
     /// File of the Unix socket, which is removed at the end; `None`: an IP address.
     _file: Option<SocketFile>,
     clock: Clock,
-    host: LinkHost,
+    pub(super) host: LinkHost,
     /// Secrets of gateways that a reload has read.
     secrets: SharedSecrets,
-    handshakes: Handshakes,
+    pub(super) handshakes: Handshakes,
     counters: LinkCounters,
     /// Log lines about connections that were no links.
     strangers: LineLimit,
@@ -65,11 +67,15 @@ pub struct Server<M> {
     sockets: Vec<Option<Socket>>,
     /// Slots of sockets with bytes to read.
     ready: Vec<usize>,
-    block: ReadBlock,
+    pub(super) block: ReadBlock,
     /// Memory for encrypted records, which holds nothing between two writes.
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
+    /// Connections to the other nodes of a cluster.
+    pub(super) dialling: Dialling,
+    /// User ids that are believed at a Unix socket.
+    pub(super) peer_uids: Vec<u32>,
     mailbox: Receiver<M>,
-    remote: Sender<M>,
+    pub(super) remote: Sender<M>,
     /// The handler asked for another turn at once.
     is_again: bool,
 }
@@ -112,6 +118,8 @@ impl<M: Send + 'static> Server<M> {
             ready: Vec::new(),
             block: ReadBlock::default(),
             scratch: Vec::new(),
+            dialling: Dialling::default(),
+            peer_uids: own_uids(&link.peer_uids),
             mailbox,
             remote,
             is_again: false,
@@ -160,7 +168,7 @@ impl<M: Send + 'static> Server<M> {
         events: &mut Events,
         handler: &mut H,
     ) -> Result<(), BackendError> {
-        let timeout = self.timeout();
+        let timeout = self.timeout(handler.next_deadline());
         if let Err(cause) = self.poll.poll(events, Some(timeout))
             && cause.kind() != io::ErrorKind::Interrupted
         {
@@ -172,7 +180,10 @@ impl<M: Send + 'static> Server<M> {
             match event.token() {
                 LISTENER => self.acceptor.handle_edge(),
                 WAKER => {}
-                Token(slot) => self.on_readiness(slot, event),
+                token => match dial::node_of(token) {
+                    Some(node) => self.on_peer_event(now, node, event),
+                    None => self.on_readiness(token.0, event),
+                },
             }
         }
         self.accept(now, handler);
@@ -181,6 +192,7 @@ impl<M: Send + 'static> Server<M> {
             let Some(message) = self.mailbox.try_recv() else { break };
             handler.handle_message(now, message, self.host.outbox());
         }
+        self.take_cluster(now, handler);
         self.perform(now, handler);
         for slot in std::mem::take(&mut self.ready) {
             self.read(slot, now, handler);
@@ -191,19 +203,20 @@ impl<M: Send + 'static> Server<M> {
             self.host.count(now, &self.counters);
         }
         handler.handle_turn_end(now, self.host.outbox());
+        self.take_cluster(now, handler);
         self.perform(now, handler);
         self.host.handle_turn_end(now);
         self.perform(now, handler);
         Ok(())
     }
 
-    fn timeout(&mut self) -> Duration {
+    fn timeout(&mut self, wanted: Instant) -> Duration {
         let has_work = std::mem::take(&mut self.is_again) || !self.ready.is_empty();
         if has_work || !self.mailbox.try_sleep() {
             return Duration::ZERO;
         }
         let accept_at = self.acceptor.next_deadline().unwrap_or(Instant::FAR_FUTURE);
-        self.host.next_deadline().min(accept_at).saturating_since(self.clock.read().instant)
+        self.host.next_deadline().min(accept_at).min(wanted).saturating_since(self.clock.read().instant)
     }
 
     fn on_readiness(&mut self, slot: usize, event: &mio::event::Event) {
@@ -275,7 +288,7 @@ impl<M: Send + 'static> Server<M> {
             Ok(Driven::Wait) => return false,
             Ok(Driven::Job(job)) => {
                 let remote = self.remote.clone();
-                self.handshakes.submit(id, job, move || _ = remote.wake())
+                self.handshakes.submit(Target::Link(id), job, move || _ = remote.wake())
             }
             Err(end) => Err(end),
         };
@@ -287,7 +300,14 @@ impl<M: Send + 'static> Server<M> {
 
     /// Takes the results of the thread for handshakes.
     fn take_handshakes<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
-        while let Some((link, result)) = self.handshakes.next() {
+        while let Some((target, result)) = self.handshakes.next() {
+            let link = match target {
+                Target::Link(link) => link,
+                Target::Peer(node, number) => {
+                    self.on_peer_handshake(now, node, number, result);
+                    continue;
+                }
+            };
             let Some(socket) = socket_of(&mut self.sockets, link) else { continue };
             let names = result.finished().map(|done| done.peer_names.clone());
             if let Err(end) = socket.handle_result(result) {
@@ -376,6 +396,9 @@ impl<M: Send + 'static> Server<M> {
                     }
                 }
                 Output::Again => self.is_again = true,
+                Output::Dial(node, address) => self.dial(now, node, &address),
+                Output::WritePeer(node) => self.write_peer(now, node),
+                Output::HangUp(node) => self.hang_up(node),
             }
         }
     }
@@ -408,6 +431,11 @@ impl<M: Send + 'static> Server<M> {
             _ => tracing::warn!(peer = %origin, "link closed: {end}"),
         }
     }
+}
+
+/// Returns the user ids that are believed at the Unix socket of another node.
+fn own_uids(configured: &[u32]) -> Vec<u32> {
+    if configured.is_empty() { vec![unix_socket::own_uid()] } else { configured.to_vec() }
 }
 
 /// Listens. Empty `peer_uids` become the one of this process.
@@ -477,9 +505,9 @@ mod tests {
         config.link.unproven = crate::config::Unproven::Loopback;
         let mut server = Server::<()>::bind(&config).expect("a free port");
         server.host.handle_timeouts(server.clock.read()); // the next is a quarter of a second away
-        assert_eq!(server.timeout(), Duration::ZERO, "the queue was not looked at yet");
+        assert_eq!(server.timeout(Instant::FAR_FUTURE), Duration::ZERO, "the queue was not looked at yet");
         server.acceptor.pause_until(server.clock.read().instant + DESCRIPTOR_PAUSE);
-        let timeout = server.timeout();
+        let timeout = server.timeout(Instant::FAR_FUTURE);
         assert!(!timeout.is_zero() && timeout <= DESCRIPTOR_PAUSE, "{timeout:?}");
     }
 }

@@ -10,6 +10,7 @@ use super::links::Phase;
 use crate::growth::make_room_in_slab;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use moorline_proto::message::backend::Stats;
+use moorline_proto::slots::{NodeId, Slot, SlotSet};
 use moorline_proto::time::Instant;
 use slab::Slab;
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub(super) struct Gateway {
     pub(super) lease_until: Instant,
     /// Load figures that the gateway sent last; `None`: it has sent none.
     pub(super) load: Option<Stats>,
+    /// Number of the node, if it is another node of the cluster and no gateway.
+    pub(super) peer: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -45,8 +48,15 @@ pub(super) struct Session {
     pub(super) login_version: u64,
     /// Link that spoke for the session last; it may be one of [`Routes::dead_links`].
     link: LinkId,
-    /// Number of the announcement that chose the link; 0: the gateway numbers none.
-    announcement: u64,
+    /// Number of the announcement that chose the link; 0: the gateway numbers none. Gateways count to 2^32.
+    announcement: u32,
+    /// Slot of the user in a cluster.
+    pub(super) slot: Slot,
+}
+
+/// Returns the number of an announcement as a session keeps it.
+fn capped(announcement: u64) -> u32 {
+    u32::try_from(announcement).unwrap_or(u32::MAX)
 }
 
 impl Session {
@@ -138,6 +148,7 @@ impl Routes {
             links: 0,
             lease_until,
             load: None,
+            peer: None,
         };
         self.gateways.insert(id, gateway);
         id
@@ -165,10 +176,11 @@ impl Routes {
     pub(super) fn on_login(
         &mut self,
         gateway: GatewayId,
-        (link, announcement): (LinkId, u64),
+        (link, announcement, user_slot): (LinkId, u64, Slot),
         handle: u64,
         version: u64,
     ) -> Login {
+        let announcement = capped(announcement);
         if let Some(id) = self.find(gateway, handle) {
             let session = &mut self.sessions[id.slot()];
             if announcement != 0 && announcement < session.announcement {
@@ -183,10 +195,16 @@ impl Routes {
         }
         let generation = self.next_generation;
         self.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
-        let login_version = version;
         make_room_in_slab(&mut self.sessions);
-        let slot =
-            self.sessions.insert(Session { generation, gateway, handle, login_version, link, announcement });
+        let slot = self.sessions.insert(Session {
+            generation,
+            gateway,
+            handle,
+            login_version: version,
+            link,
+            announcement,
+            slot: user_slot,
+        });
         let generation = generation.get();
         let id = SessionId { slot: u32::try_from(slot).expect("sessions_max fits u32"), generation };
         let Self { by_handle, sessions, hasher, .. } = self;
@@ -218,6 +236,16 @@ impl Routes {
         let expired = self.select(|session| is_over(&session.link));
         self.dead_links.retain(|_, until| *until > now);
         expired
+    }
+
+    /// Returns the sessions of a gateway in these slots that no announcement after this one has named.
+    pub(super) fn sessions_in(&self, gateway: GatewayId, slots: &SlotSet, announcement: u64) -> Vec<SessionId> {
+        let announcement = capped(announcement);
+        self.select(|session| {
+            session.gateway == gateway
+                && session.announcement <= announcement
+                && slots.contains(session.slot)
+        })
     }
 
     pub(super) fn sessions_of(&self, gateway: GatewayId) -> Vec<SessionId> {

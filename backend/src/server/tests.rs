@@ -15,6 +15,7 @@ use prost::Message;
 
 const SPEC: PushSpec = PushSpec { want_ack: true, ..PushSpec::new(Command::Push, Lane::Chat) };
 
+mod cluster;
 mod greeting;
 
 struct Desk {

@@ -11,7 +11,8 @@ use crate::error::BackendError;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use moorline_net::clock::Clock;
 use moorline_net::layer::{HandshakePool, Job, JobResult, OpeningFault};
-use moorline_net::tls::{HandshakeError, Mutual, Server};
+use moorline_net::tls::{Client, HandshakeError, Mutual, Server};
+use moorline_proto::slots::NodeId;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -26,17 +27,25 @@ const RESULTS_MAX: usize = 64;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// TLS for connections from now on, which a reload replaces; `None`: links are not encrypted.
-pub(crate) type SharedTls = Arc<RwLock<Option<Arc<Server>>>>;
+pub(crate) type SharedTls = Arc<RwLock<Option<LinkTls>>>;
+
+/// Certificates of both sides, for links that others begin and for those to other nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkTls {
+    server: Arc<Server>,
+    client: Arc<Client>,
+}
 
 /// Reads the files of the settings; `None`: links are not encrypted.
 ///
 /// # Errors
 /// [`BackendError::LinkTls`] and [`BackendError::LinkHandshakes`].
-pub(crate) fn load(config: &LinkConfig) -> Result<Option<Arc<Server>>, BackendError> {
+pub(crate) fn load(config: &LinkConfig) -> Result<Option<LinkTls>, BackendError> {
     let Some(files) = config.tls.set() else { return Ok(None) };
     let mutual = Mutual::read(files, Clock::default().unix_nanos() / NANOS_PER_SECOND)?;
     mutual.warnings().iter().for_each(|warning| tracing::warn!("link.tls: {warning}"));
-    Ok(Some(Arc::new(mutual.server(PROTOCOL)?)))
+    let client = Arc::new(mutual.client(PROTOCOL)?);
+    Ok(Some(LinkTls { server: Arc::new(mutual.server(PROTOCOL)?), client }))
 }
 
 /// Checks the files of the settings.
@@ -47,35 +56,48 @@ pub fn check(config: &BackendConfig) -> Result<(), BackendError> {
     load(&config.link).map(drop)
 }
 
-/// Result of a thread, with its link.
-type Handshaken = (LinkId, JobResult);
+/// Connection of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Link(LinkId),
+    /// To another node, with the number of the connection.
+    Peer(NodeId, u64),
+}
+
+/// Result of a thread, with its connection.
+type Handshaken = (Target, JobResult);
 
 /// Handshakes of one event loop.
 #[derive(Debug)]
 pub(super) struct Handshakes {
-    server: SharedTls,
+    tls: SharedTls,
     /// `None`: no connection had TLS yet.
     pool: Option<HandshakePool>,
     results: (Sender<Handshaken>, Receiver<Handshaken>),
 }
 
 impl Handshakes {
-    pub(super) fn new(server: Option<Arc<Server>>) -> Self {
-        Self { server: Arc::new(RwLock::new(server)), pool: None, results: bounded(RESULTS_MAX) }
+    pub(super) fn new(tls: Option<LinkTls>) -> Self {
+        Self { tls: Arc::new(RwLock::new(tls)), pool: None, results: bounded(RESULTS_MAX) }
     }
 
     /// Takes TLS from here from now on.
-    pub(super) fn share(&mut self, server: SharedTls) {
-        self.server = server;
+    pub(super) fn share(&mut self, tls: SharedTls) {
+        self.tls = tls;
     }
 
-    fn server(&self) -> Option<Arc<Server>> {
-        self.server.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn tls(&self) -> Option<LinkTls> {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns what a connection to another node begins TLS with; `None`: it is not encrypted.
+    pub(super) fn client(&self) -> Option<Arc<Client>> {
+        self.tls().map(|tls| tls.client)
     }
 
     /// Returns whether a connection over TCP begins with a handshake.
     pub(super) fn are_due(&self) -> bool {
-        self.server().is_some()
+        self.tls().is_some()
     }
 
     /// Gives a job to the thread; `wake` is called when its result is there.
@@ -84,11 +106,11 @@ impl Handshakes {
     /// The queue is full, or the system refuses a thread.
     pub(super) fn submit(
         &mut self,
-        link: LinkId,
+        target: Target,
         job: Job,
         wake: impl FnOnce() + Send + 'static,
     ) -> Result<(), LinkEnd> {
-        let server = self.server();
+        let server = self.tls().map(|tls| tls.server);
         let pool = match &self.pool {
             Some(pool) => pool,
             None => {
@@ -97,7 +119,7 @@ impl Handshakes {
         };
         let results = self.results.0.clone();
         let reply = move |result| {
-            results.send((link, result)).ok(); // the event loop may have ended
+            results.send((target, result)).ok(); // the event loop may have ended
             wake();
         };
         pool.submit(job, server, reply).map_err(|_| LinkEnd::Io(io::Error::from(io::ErrorKind::ResourceBusy)))
@@ -106,6 +128,15 @@ impl Handshakes {
     /// Returns the next result of a thread.
     pub(super) fn next(&self) -> Option<Handshaken> {
         self.results.1.try_recv().ok()
+    }
+}
+
+/// Returns why a connection to another node ends whose handshake failed.
+pub(super) fn end_of_dial(fault: OpeningFault) -> LinkEnd {
+    match fault {
+        OpeningFault::Socket(cause) => LinkEnd::Io(cause),
+        OpeningFault::Handshake(error) => LinkEnd::Tls(error.explain("other node")),
+        fault => LinkEnd::Tls(fault.to_string()),
     }
 }
 

@@ -98,6 +98,14 @@ kinds! {
     Proof = 0x17;
     /// News for the log of the gateway.
     Notice = 0x18;
+    /// Owners of all slots of a cluster, or the question for them.
+    Slots = 0x19;
+    /// Answer of a node that does not own the user's slot.
+    Moved = 0x1A;
+    /// End of the sessions of slots that have moved.
+    Leave = 0x1B;
+    /// Message of one node of a cluster to another.
+    Peer = 0x1C;
 }
 
 /// Kinds of a TLS record, its first byte.

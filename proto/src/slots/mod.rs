@@ -8,6 +8,11 @@
 //! slot the one with the larger epoch is newer, whoever made it.
 
 mod routes;
+mod set;
+mod wire;
+
+pub use set::SlotSet;
+pub use wire::node_of;
 
 pub use routes::{ASK_EVERY, MOVED_MAX, Moved, NodeRoutes, PAUSE, Route};
 
@@ -27,6 +32,9 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01B3;
 pub struct Slot(u16);
 
 impl Slot {
+    /// The slot with the number 0.
+    pub const FIRST: Self = Self(0);
+
     /// Returns the slot of a uid, or of the id of a conversation.
     #[allow(clippy::cast_possible_truncation)] // below 1024
     pub const fn of(name: &str) -> Self {

@@ -29,6 +29,15 @@ pub struct LinkHello {
     /// of a gateway: what the clock of its login versions shows; 0: not told
     #[prost(fixed64, tag = "10")]
     pub clock: u64,
+    /// of a node of a cluster: its number, and 1 more; 0: not of a cluster
+    #[prost(uint32, tag = "11")]
+    pub cluster_node: u32,
+    /// of a gateway: it follows SLOTS and MOVED
+    #[prost(bool, tag = "12")]
+    pub knows_slots: bool,
+    /// of a node of a cluster that greets another node: its number, and 1 more
+    #[prost(uint32, tag = "13")]
+    pub peer: u32,
 }
 /// 16, backend to gateway: proves that the backend knows the gateway's secret, and asks the same of the gateway.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -314,6 +323,41 @@ pub struct Stats {
 pub struct Drain {
     #[prost(uint32, tag = "1")]
     pub grace_ms: u32,
+}
+/// 19, node of a cluster to gateway: owners of all slots; gateway to node, without a body: asks for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Slots {
+    /// of each slot: number of the node, and 1 more; 0: nobody
+    #[prost(uint32, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<u32>,
+    /// of each slot: number of take-overs
+    #[prost(uint64, repeated, tag = "2")]
+    pub epochs: ::prost::alloc::vec::Vec<u64>,
+}
+/// 1A, node of a cluster to gateway: this node does not own the slot of the user. With the correlation of an UP, it is the
+/// answer to it; with 0 it is about a login.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Moved {
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    /// owner that the node knows, and 1 more; 0: nobody
+    #[prost(uint32, tag = "2")]
+    pub node: u32,
+    /// number of take-overs that the node knows
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+}
+/// 1B, gateway to node of a cluster: ends all sessions of these slots that an announcement up to the correlation has named.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Leave {
+    #[prost(uint32, repeated, tag = "1")]
+    pub slots: ::prost::alloc::vec::Vec<u32>,
+}
+/// 1C, node to node of a cluster: a message of the nodes' store.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message: ::prost::bytes::Bytes,
 }
 /// 18, backend to gateway: something that the operator of the gateway should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
