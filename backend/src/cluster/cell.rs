@@ -48,8 +48,11 @@ pub struct UnknownOutcome;
 /// A request to a cell.
 #[derive(Clone, Debug)]
 pub enum CellRequest {
-    /// Renews the lease of a node; only in the first cell. Answered by [`CellReply::Renewed`].
-    Renew(NodeId),
+    /// Renews the lease of a node, unless another life of the node has one; only in the first cell. Answered by
+    /// [`CellReply::Renewed`].
+    Renew(Life),
+    /// Ends the lease of a node; only in the first cell. Answered by [`CellReply::Renewed`].
+    Release(Life),
     /// Reads the owners of all slots of the cell. Answered by [`CellReply::Owners`].
     Owners,
     /// Takes slots over that still have these epochs. Answered by [`CellReply::Claimed`].
@@ -65,8 +68,8 @@ pub enum CellRequest {
 /// The reply to a request.
 #[derive(Clone, Debug)]
 pub enum CellReply {
-    /// The lease is renewed; these nodes have a lease.
-    Renewed(Vec<NodeId>),
+    /// Lives of nodes that have a lease, by the number of the node. Another life of the asking node: the lease is not renewed.
+    Renewed(Vec<Life>),
     /// Owners of slots.
     Owners(Vec<(Slot, Owner)>),
     /// Slots that were taken over, and the owners of those that were not.
@@ -75,6 +78,17 @@ pub enum CellReply {
     Applied(Applied),
     /// One for each [`Load`], in order.
     Loaded(Vec<Loaded>),
+}
+
+/// One life of a node: from the start of its process to the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The node.
+    pub node: NodeId,
+    /// Number of the life, which no other life of the node has: random.
+    pub number: u64,
+    /// Address where other nodes connect.
+    pub address: Arc<str>,
 }
 
 /// A slot at the moment of its take-over.

@@ -10,6 +10,7 @@
 //! | [`owners`] | rendezvous hashing; what a node claims and gives away |
 //! | [`chain`] | messages on their way to one member: in order, once |
 //! | [`cell`] | requests to a cell and its replies, as values |
+//! | [`wire`] | messages between nodes as bytes |
 //! | [`store`] | the [`crate::im::store::Store`] of a node |
 //!
 //! [`crate::sql`] performs the requests in PostgreSQL. There are no links between nodes yet. The simulator
@@ -20,3 +21,4 @@ pub mod chain;
 pub mod lease;
 pub mod owners;
 pub mod store;
+pub mod wire;

@@ -239,12 +239,15 @@ impl Routes {
     }
 
     /// Returns the sessions of a gateway in these slots that no announcement after this one has named.
-    pub(super) fn sessions_in(&self, gateway: GatewayId, slots: &SlotSet, announcement: u64) -> Vec<SessionId> {
+    pub(super) fn sessions_in(
+        &self,
+        gateway: GatewayId,
+        slots: &SlotSet,
+        announcement: u64,
+    ) -> Vec<SessionId> {
         let announcement = capped(announcement);
         self.select(|session| {
-            session.gateway == gateway
-                && session.announcement <= announcement
-                && slots.contains(session.slot)
+            session.gateway == gateway && session.announcement <= announcement && slots.contains(session.slot)
         })
     }
 

@@ -135,7 +135,8 @@ impl LinkHost {
 
     /// Ends the sessions of slots that have moved, as far as no later announcement has named them.
     pub(super) fn on_leave(&mut self, gateway: GatewayId, announcement: u64, leave: &Leave) {
-        let slots: SlotSet = leave.slots.iter().filter_map(|slot| Slot::from_number((*slot).into())).collect();
+        let slots: SlotSet =
+            leave.slots.iter().filter_map(|slot| Slot::from_number((*slot).into())).collect();
         for session in self.out.routes.sessions_in(gateway, &slots, announcement) {
             self.end_session(session, 0);
         }

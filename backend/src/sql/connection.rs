@@ -2,7 +2,7 @@
 
 use super::load::{self, Loads};
 use super::{CellAddress, commit, slot_column, statements};
-use crate::cluster::cell::{CellReply, CellRequest, Deliver, SlotHead, counter_of};
+use crate::cluster::cell::{CellReply, CellRequest, Deliver, Life, SlotHead, counter_of};
 use crate::cluster::lease::LEASE;
 use crate::im::store::Origin;
 use moorline_proto::slots::{NodeId, Owner, Slot};
@@ -57,6 +57,8 @@ fn describe(error: &tokio_postgres::Error) -> String {
 
 struct Prepared {
     renew: Statement,
+    release: Statement,
+    lives: Statement,
     owners: Statement,
     claim: Statement,
     heads: Statement,
@@ -70,6 +72,8 @@ impl Prepared {
     async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             renew: client.prepare(statements::RENEW).await?,
+            release: client.prepare(statements::RELEASE).await?,
+            lives: client.prepare(statements::LIVES).await?,
             owners: client.prepare(statements::OWNERS).await?,
             claim: client.prepare(statements::CLAIM).await?,
             heads: client.prepare(statements::HEADS).await?,
@@ -167,10 +171,17 @@ async fn perform(
     request: &CellRequest,
 ) -> Result<CellReply, tokio_postgres::Error> {
     match request {
-        CellRequest::Renew(node) => {
+        CellRequest::Renew(Life { node, number, address }) => {
             let length = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-            let rows = client.query(&prepared.renew, &[&i32::from(node.0), &length]).await?;
-            Ok(CellReply::Renewed(rows.iter().filter_map(|row| node_of(Some(row.get(0)))).collect()))
+            let number = number.cast_signed();
+            let rows =
+                client.query(&prepared.renew, &[&i32::from(node.0), &length, &number, &&**address]).await?;
+            Ok(CellReply::Renewed(rows.iter().filter_map(life).collect()))
+        }
+        CellRequest::Release(Life { node, number, .. }) => {
+            client.execute(&prepared.release, &[&i32::from(node.0), &number.cast_signed()]).await?;
+            let rows = client.query(&prepared.lives, &[]).await?;
+            Ok(CellReply::Renewed(rows.iter().filter_map(life).collect()))
         }
         CellRequest::Owners => Ok(CellReply::Owners(owners(client, &prepared.owners, here).await?)),
         CellRequest::Claim(node, claims) => claim(client, prepared, *node, claims).await,
@@ -191,6 +202,11 @@ async fn perform(
 
 fn slot_of_row(row: &Row) -> Option<Slot> {
     u64::try_from(row.get::<_, i32>(0)).ok().and_then(Slot::from_number)
+}
+
+fn life(row: &Row) -> Option<Life> {
+    let (node, number) = (node_of(Some(row.get(0)))?, row.get::<_, i64>(1).cast_unsigned());
+    Some(Life { node, number, address: load::text(row, 2) })
 }
 
 fn node_of(number: Option<i32>) -> Option<NodeId> {

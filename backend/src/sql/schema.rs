@@ -20,6 +20,8 @@ create table moorline_cell (
     version int4 not null);
 create table node (
     number int4 primary key,
+    life int8 not null,
+    address text not null,
     until timestamptz not null);
 create table node_id (
     number int4 primary key,

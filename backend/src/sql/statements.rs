@@ -1,12 +1,26 @@
 //! Statements of a driver. Each row and each condition names its slot.
 
-/// Renews a lease by the clock of the database, and lists the nodes that have one. Parameters: node, length in milliseconds.
+/// Renews a lease by the clock of the database, unless another life of the node has one, and lists the lives that have one.
+/// Parameters: node, length in milliseconds, life, address.
 pub(super) const RENEW: &str = "
 with mine as (
-    insert into node (number, until) values ($1, clock_timestamp() + $2::int8 * interval '1 millisecond')
-    on conflict (number) do update set until = excluded.until
-    returning number)
-select number from mine union select number from node where until > clock_timestamp() order by number";
+    insert into node as n (number, life, address, until)
+    values ($1, $3, $4, clock_timestamp() + $2::int8 * interval '1 millisecond')
+    on conflict (number) do update set until = excluded.until, life = excluded.life, address = excluded.address
+    where n.life = excluded.life or n.until <= clock_timestamp()
+    returning number, life, address)
+select number, life, address from mine
+union all
+select number, life, address from node
+where until > clock_timestamp() and (number <> $1 or not exists (select from mine))
+order by number";
+
+/// Ends a lease. Parameters: node, life.
+pub(super) const RELEASE: &str = "delete from node where number = $1 and life = $2";
+
+/// Lives that have a lease.
+pub(super) const LIVES: &str =
+    "select number, life, address from node where until > clock_timestamp() order by number";
 
 /// Owners of slots. Parameter: the slots.
 pub(super) const OWNERS: &str = "select slot, node, epoch from owner where slot = any($1) order by slot";

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use moorline_backend::cluster::cell::{
-    Applied, ArrivalRow, CellReply, CellRequest, ConversationRow, Deliver, DeviceRow, Known, Load, Loaded,
-    MessageRow, SlotHead, Transaction, UserState, counter_of, slot_of,
+    Applied, ArrivalRow, CellReply, CellRequest, ConversationRow, Deliver, DeviceRow, Known, Life, Load,
+    Loaded, MessageRow, SlotHead, Transaction, UserState, counter_of, slot_of,
 };
 use moorline_backend::cluster::lease::LEASE;
 use moorline_backend::im::store::{ConversationId, UserId};
@@ -46,8 +46,8 @@ impl ConversationTable {
 #[derive(Debug, Default)]
 pub(crate) struct Cells {
     owners: SlotTable,
-    /// Ends of leases, in milliseconds of the first cell.
-    leases: BTreeMap<NodeId, u64>,
+    /// Lives with the ends of their leases, in milliseconds of the first cell.
+    leases: BTreeMap<NodeId, (Life, u64)>,
     pub(crate) users: BTreeMap<UserId, UserTable>,
     uids: BTreeMap<Arc<str>, UserId>,
     pub(crate) conversations: BTreeMap<ConversationId, ConversationTable>,
@@ -100,11 +100,17 @@ impl Cells {
         request: &CellRequest,
     ) -> CellReply {
         match request {
-            CellRequest::Renew(node) => {
+            CellRequest::Renew(life) => {
                 let lease_ms = u64::try_from(LEASE.as_millis()).expect("short");
-                self.leases.insert(*node, now_ms + lease_ms);
-                let living = self.leases.iter().filter(|(_, until)| **until > now_ms);
-                CellReply::Renewed(living.map(|(node, _)| *node).collect())
+                let known = self.leases.get(&life.node);
+                if known.is_none_or(|(known, until)| known == life || *until <= now_ms) {
+                    self.leases.insert(life.node, (life.clone(), now_ms + lease_ms));
+                }
+                self.lives(now_ms)
+            }
+            CellRequest::Release(life) => {
+                self.leases.retain(|_, (known, _)| known != life);
+                self.lives(now_ms)
             }
             CellRequest::Owners => {
                 let here = Slot::all().filter(|slot| is_here(*slot));
@@ -125,6 +131,11 @@ impl Cells {
             }
             CellRequest::Load(loads) => CellReply::Loaded(loads.iter().map(|load| self.load(load)).collect()),
         }
+    }
+
+    fn lives(&self, now_ms: u64) -> CellReply {
+        let living = self.leases.values().filter(|(_, until)| *until > now_ms);
+        CellReply::Renewed(living.map(|(life, _)| life.clone()).collect())
     }
 
     fn claim(&mut self, node: NodeId, claims: &[(Slot, u64)], is_here: &impl Fn(Slot) -> bool) -> CellReply {

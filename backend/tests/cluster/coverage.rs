@@ -55,6 +55,8 @@ coverage! {
     stolen;
     /// Nodes that ended without a word.
     kills;
+    /// Nodes that gave everything away and ended.
+    stops;
     /// Nodes that stood still.
     pauses;
     /// Nodes that stood still for longer than their lease.

@@ -259,6 +259,12 @@ impl World {
                 let gateway = GatewayId::new(0);
                 let event = LinkEvent::ConnUp { session, gateway, login, is_new: true };
                 self.input(node, |im, now| im.handle(now, event));
+                if self.is_chaos() && self.random.one_in(40) {
+                    // The login is under way, and its slot goes elsewhere.
+                    let slot = self.gateway.devices[device].slot;
+                    let other = (node + 1) % self.nodes.len();
+                    self.steal(slot, other);
+                }
             }
             ToNode::ConnDown(session) => {
                 self.input(node, |im, now| im.handle(now, LinkEvent::ConnDown { session, code: 0 }));

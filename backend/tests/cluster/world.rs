@@ -9,7 +9,7 @@ use crate::gateway::{Gateway, ToGateway, ToNode};
 use crate::mirror::Mirror;
 use crate::postgres::Postgres;
 use moorline_backend::cluster::cell::{
-    CellId, CellReply, CellRequest, CellResult, ConversationRow, Membership, RequestId, UnknownOutcome,
+    CellId, CellReply, CellRequest, CellResult, ConversationRow, Life, Membership, RequestId, UnknownOutcome,
     number_in, slot_of,
 };
 use moorline_backend::cluster::store::{ClusterStore, Layout, Output, PeerMessage};
@@ -380,6 +380,12 @@ impl World {
         }
         self.input(node, |im, now| im.handle(now, LinkEvent::Tick));
         let life = self.nodes[node].life;
+        if let Some(store) = self.nodes[node].store().filter(|store| store.is_stopped()) {
+            let release = store.release();
+            self.cells.perform(self.now_ms, |_| false, &release);
+            self.coverage.stops += 1;
+            return self.end_for_a_while(node);
+        }
         let version = self.nodes[node].store().map(|store| store.table().version());
         if version.is_some_and(|version| version > self.nodes[node].told_version) {
             self.tell_slots(node, life);
@@ -403,7 +409,8 @@ impl World {
         let it = &mut self.nodes[node];
         let last_id = self.cells.last_id(it.id);
         self.mirror.iter_mut().for_each(|mirror| mirror.check_last_id(it.id, last_id));
-        let store = ClusterStore::new(it.id, layout, last_id);
+        let life = Life { node: it.id, number: it.life, address: "".into() };
+        let store = ClusterStore::new(life, layout, last_id);
         (it.im, it.told_version) = (Some(Im::new(config, it.id.0, store)), 0);
         it.life += 1;
         self.tick(node);
@@ -418,6 +425,15 @@ impl World {
         }
     }
 
+    /// Ends a process, which begins again later.
+    fn end_for_a_while(&mut self, node: usize) {
+        self.end_life(node);
+        let at = self.now_ms + 100 + self.random.below(3000);
+        self.at(at, Event::Start(node));
+        let (at, life) = (self.now_ms + self.latency(), 0);
+        self.at(at, Event::ToGateway(node, life, ToGateway::LinkDown));
+    }
+
     fn fault(&mut self) {
         if !self.is_chaos() {
             return (0..NODES).for_each(|node| self.start(node));
@@ -426,11 +442,10 @@ impl World {
         match self.random.below(8) {
             0 if self.nodes[node].is_alive() => {
                 self.coverage.kills += 1;
-                self.end_life(node);
-                let at = self.now_ms + 100 + self.random.below(3000);
-                self.at(at, Event::Start(node));
-                let (at, life) = (self.now_ms + self.latency(), 0);
-                self.at(at, Event::ToGateway(node, life, ToGateway::LinkDown));
+                self.end_for_a_while(node);
+            }
+            5 if self.nodes[node].is_running() && self.random.one_in(3) => {
+                self.input(node, |im, _| im.store_mut().begin_stop());
             }
             1 if self.nodes[node].is_running() => {
                 let for_ms = if self.random.one_in(3) { 6000 } else { self.random.below(1000) };
@@ -447,17 +462,22 @@ impl World {
             2..=4 => {
                 let slots = self.used_slots();
                 let slot = slots[usize::try_from(self.random.below(slots.len() as u64)).expect("few")];
-                let thief = self.nodes[node].id;
-                if self.cells.owner(slot).node != Some(thief) {
-                    self.coverage.stolen += 1;
-                    self.cells.steal(slot, thief);
-                    self.mirror.iter_mut().for_each(|mirror| mirror.steal(slot, thief));
-                }
+                self.steal(slot, node);
             }
             _ => {}
         }
         let at = self.now_ms + 100 + self.random.below(500);
         self.at(at, Event::Fault);
+    }
+
+    /// Gives a slot to a node, unless it has it.
+    pub(crate) fn steal(&mut self, slot: Slot, node: usize) {
+        let thief = self.nodes[node].id;
+        if self.cells.owner(slot).node != Some(thief) {
+            self.coverage.stolen += 1;
+            self.cells.steal(slot, thief);
+            self.mirror.iter_mut().for_each(|mirror| mirror.steal(slot, thief));
+        }
     }
 
     /// Slots that hold something.

@@ -138,7 +138,7 @@ impl Store for ClusterStore {
     }
 
     fn name(&self) -> Bytes {
-        Bytes::new()
+        self.name.clone()
     }
 }
 

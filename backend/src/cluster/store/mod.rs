@@ -25,11 +25,12 @@ mod slot;
 
 pub use ops::{Append, Wanted};
 
-use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, RequestId, Transaction, slot_of};
+use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, Life, RequestId, Transaction, slot_of};
 use super::lease::Lease;
 use super::owners::Preferences;
 use crate::im::store::{Arrived, Completion, ConversationId, Refusal, Ticket, UserId};
 use batches::{Batches, Place};
+use bytes::Bytes;
 use known::KnownFacts;
 use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
 use moorline_proto::time::{Duration, Instant};
@@ -158,12 +159,20 @@ struct Active {
 #[derive(Debug)]
 pub struct ClusterStore {
     me: NodeId,
+    life: Life,
     layout: Layout,
     /// Time of the last input.
     now: Instant,
     last_id: u64,
     lease: Lease,
     preferences: Preferences,
+    /// Lives of nodes that have a lease.
+    living: Vec<Life>,
+    /// Slots are given away, and none is claimed: the process is to end.
+    is_stopping: bool,
+    /// Counts changes of owners, of slots that are served, and of nodes.
+    revision: u64,
+    name: Bytes,
     table: SlotTable,
     slots: BTreeMap<Slot, OwnedSlot>,
     active: Active,
@@ -188,15 +197,20 @@ pub struct ClusterStore {
 }
 
 impl ClusterStore {
-    /// The store of node `me`, whose last message id in an earlier life was `last_id`.
-    pub fn new(me: NodeId, layout: Layout, last_id: u64) -> Self {
+    /// The store of a node, whose last message id in an earlier life was `last_id`.
+    pub fn new(life: Life, layout: Layout, last_id: u64) -> Self {
         Self {
-            me,
+            me: life.node,
+            life,
             layout,
             now: Instant::ZERO,
             last_id,
             lease: Lease::default(),
             preferences: Preferences::default(),
+            living: Vec::new(),
+            is_stopping: false,
+            revision: 0,
+            name: Bytes::new(),
             table: SlotTable::default(),
             slots: BTreeMap::new(),
             active: Active::default(),
@@ -225,6 +239,9 @@ impl ClusterStore {
         }
         if !self.lease.is_held(now) && !self.slots.is_empty() {
             self.end_lease();
+        }
+        if self.is_stopping {
+            self.plan();
         }
         let due = self.appends.iter().filter(|(_, (_, until))| *until <= now).map(|(request, _)| *request);
         for request in due.collect::<Vec<_>>() {
@@ -272,6 +289,51 @@ impl ClusterStore {
     /// True if the slot of a user is this node's: its frames are taken. If not, the answer is MOVED with [`Self::table`].
     pub fn owns(&self, slot: Slot) -> bool {
         self.slots.get(&slot).is_some_and(|owned| owned.is_ready)
+    }
+
+    /// Gives the store the name of the cluster, which gateways and nodes compare.
+    #[must_use]
+    pub fn with_name(self, name: Bytes) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Slots whose frames are taken: see [`Self::owns`].
+    pub fn owned(&self) -> impl Iterator<Item = Slot> {
+        self.slots.iter().filter(|(_, owned)| owned.is_ready).map(|(slot, _)| *slot)
+    }
+
+    /// Lives of nodes that have a lease, as far as this node knows.
+    pub fn living(&self) -> &[Life] {
+        &self.living
+    }
+
+    /// True while this node has a lease.
+    pub fn is_held(&self) -> bool {
+        self.lease.is_held(self.now)
+    }
+
+    /// Number of changes of [`Self::table`], [`Self::owned`] and [`Self::living`].
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Begins to give all slots to the other nodes, and claims none any more.
+    pub fn begin_stop(&mut self) {
+        if !self.is_stopping {
+            self.is_stopping = true;
+            self.plan();
+        }
+    }
+
+    /// True when [`Self::begin_stop`] has given everything away, or there is nobody to give it to.
+    pub fn is_stopped(&self) -> bool {
+        let has_others = self.living.iter().any(|life| life.node != self.me);
+        self.is_stopping && (!has_others || self.slots.is_empty() && self.leaving.is_empty())
+    }
+
+    /// The request that ends the lease; nobody waits for its reply.
+    pub fn release(&self) -> CellRequest {
+        CellRequest::Release(self.life.clone())
     }
 
     /// Owners of all slots, as far as this node knows.

@@ -5,7 +5,7 @@
 
 use super::reads::{Reading, StreamRead};
 use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
-use crate::cluster::cell::{CellReply, CellRequest, CellResult, Load, RequestId, SlotHead, slot_of};
+use crate::cluster::cell::{CellReply, CellRequest, CellResult, Life, Load, RequestId, SlotHead, slot_of};
 use crate::cluster::owners::{self, Preferences, Step};
 use crate::im::store::Ticket;
 use moorline_proto::slots::{Owner, Slot};
@@ -32,7 +32,7 @@ pub(super) enum Pending {
 
 impl ClusterStore {
     pub(super) fn renew(&mut self) {
-        self.ask(CellId(0), CellRequest::Renew(self.me), Pending::Renew(self.now));
+        self.ask(CellId(0), CellRequest::Renew(self.life.clone()), Pending::Renew(self.now));
         for cell in 0..self.layout.cells {
             self.ask(CellId(cell), CellRequest::Owners, Pending::Owners);
         }
@@ -41,6 +41,7 @@ impl ClusterStore {
     /// The lease has ended: other nodes may own everything by now.
     pub(super) fn end_lease(&mut self) {
         self.preferences = Preferences::default();
+        self.revision += 1;
         let slots: Vec<_> = self.slots.keys().copied().collect();
         self.status.leases_ended += slots.len() as u64;
         slots.into_iter().for_each(|slot| self.drop_slot(slot));
@@ -49,6 +50,7 @@ impl ClusterStore {
     /// Forgets a slot, and answers what waits for it.
     pub(super) fn drop_slot(&mut self, slot: Slot) {
         let Some(owned) = self.slots.remove(&slot) else { return };
+        self.revision += 1;
         owned.queue.iter().for_each(|op| self.refuse(op));
     }
 
@@ -57,10 +59,7 @@ impl ClusterStore {
         let Some(pending) = self.pending.remove(&request) else { return };
         match (pending, result) {
             (Pending::Renew(asked), Ok(CellReply::Renewed(living))) => {
-                self.lease.handle_renewed(asked);
-                if self.preferences.living() != living {
-                    self.preferences = Preferences::of(living);
-                }
+                self.on_renewed(asked, living);
                 self.plan();
             }
             (Pending::Owners, Ok(CellReply::Owners(owners))) => {
@@ -78,9 +77,32 @@ impl ClusterStore {
         }
     }
 
+    fn on_renewed(&mut self, asked: Instant, living: Vec<Life>) {
+        // Another process with this number may have the lease, or an earlier life whose lease has not ended yet.
+        if living.contains(&self.life) {
+            self.lease.handle_renewed(asked);
+        }
+        if self.living != living {
+            self.revision += 1;
+            self.living = living;
+        }
+        let is_mine = |life: &Life| *life == self.life || life.node != self.me;
+        let nodes: Vec<_> = self.living.iter().filter(|life| is_mine(life)).map(|life| life.node).collect();
+        if self.preferences.living() != nodes {
+            self.preferences = Preferences::of(nodes);
+        }
+    }
+
+    /// Nodes that should own slots: those that live, without this one if it is to end.
+    fn heirs(&self) -> Option<Preferences> {
+        let others = self.preferences.living().iter().copied().filter(|node| *node != self.me);
+        let others: Vec<_> = others.collect();
+        (self.is_stopping && !others.is_empty()).then(|| Preferences::of(others))
+    }
+
     /// Takes the owner of a slot.
     pub(super) fn learn(&mut self, slot: Slot, owner: Owner) {
-        self.table.learn(slot, owner);
+        self.revision += u64::from(self.table.learn(slot, owner));
         let owner = self.table.owner(slot);
         let is_mine = owner.node == Some(self.me);
         let Some(owned) = self.slots.get(&slot) else { return };
@@ -97,13 +119,15 @@ impl ClusterStore {
         }
         let slots = &self.slots;
         let holds = |slot| slots.get(&slot).filter(|owned| owned.is_ready).map(|owned| owned.epoch);
-        let steps = owners::plan(self.me, &self.preferences, &self.table, holds);
+        let heirs = self.heirs();
+        let preferences = heirs.as_ref().unwrap_or(&self.preferences);
+        let steps = owners::plan(self.me, preferences, &self.table, holds);
         let (mut claims, mut hand_overs) = (Vec::new(), BTreeMap::<CellId, Vec<_>>::new());
         for step in steps {
             match step {
                 Step::Claim { slot, seen } => {
                     let is_open = self.slots.get(&slot).is_some_and(|owned| owned.is_claiming);
-                    if !is_open && !self.leaving.contains(&slot) {
+                    if !is_open && !self.is_stopping && !self.leaving.contains(&slot) {
                         claims.push((slot, seen));
                     }
                 }
@@ -133,6 +157,7 @@ impl ClusterStore {
         for (slot, seen) in claims {
             let owned: &mut OwnedSlot = self.slots.entry(*slot).or_default();
             owned.forget();
+            self.revision += 1;
             (owned.epoch, owned.is_claiming) = (*seen, true);
             by_cell.entry(self.layout.cell(*slot)).or_default().push((*slot, *seen));
         }
@@ -162,6 +187,7 @@ impl ClusterStore {
                 self.slots.get_mut(&slot).filter(|owned| !owned.is_ready && owned.epoch < epoch)
             {
                 self.status.claimed += 1;
+                self.revision += 1;
                 owned.begin(head);
                 self.active.busy.insert(slot);
                 self.active.chained.insert(slot);

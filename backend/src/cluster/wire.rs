@@ -1,0 +1,465 @@
+//! Messages between nodes as bytes: what a PEER frame carries.
+//!
+//! They are protobuf, so that a node of the version before skips fields that it does not know. A message that it cannot read at
+//! all is dropped, as if it were lost on the way: whoever sent it sends it again, or is answered RETRY.
+
+use super::cell::{Deliver, Known};
+use super::store::{Append, AppendedAt, PeerMessage, Wanted};
+use crate::im::store::{ConversationId, DeviceNumber, Origin, Refusal, UserId};
+use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
+use moorline_proto::slots::{NodeId, Owner, Slot};
+use prost::Message as _;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Envelope {
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5")]
+    body: Option<Body>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Body {
+    #[prost(message, tag = "1")]
+    Append(AppendBody),
+    #[prost(message, tag = "2")]
+    Appended(AppendedBody),
+    #[prost(message, tag = "3")]
+    Deliver(DeliverBody),
+    #[prost(message, tag = "4")]
+    Delivered(DeliveredBody),
+    #[prost(message, tag = "5")]
+    Given(GivenBody),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AppendBody {
+    #[prost(fixed64, tag = "1")]
+    request: u64,
+    /// 0: the pair with the id.
+    #[prost(uint64, tag = "2")]
+    conversation: u64,
+    #[prost(string, tag = "3")]
+    pair: String,
+    #[prost(uint64, repeated, tag = "4")]
+    users: Vec<u64>,
+    #[prost(string, repeated, tag = "5")]
+    uids: Vec<String>,
+    #[prost(uint64, tag = "6")]
+    sender: u64,
+    #[prost(uint32, tag = "7")]
+    device: u32,
+    #[prost(bytes = "bytes", tag = "8")]
+    key: Bytes,
+    #[prost(fixed64, tag = "9")]
+    id: u64,
+    #[prost(fixed64, tag = "10")]
+    time_ms: u64,
+    #[prost(fixed64, tag = "11")]
+    digest: u64,
+    #[prost(bytes = "bytes", tag = "12")]
+    body: Bytes,
+    #[prost(bool, tag = "13")]
+    is_repeat: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AppendedBody {
+    #[prost(fixed64, tag = "1")]
+    request: u64,
+    /// 0: it was stored.
+    #[prost(uint32, tag = "2")]
+    refusal: u32,
+    #[prost(uint64, tag = "3")]
+    conversation: u64,
+    #[prost(string, tag = "4")]
+    conversation_id: String,
+    #[prost(bool, tag = "5")]
+    is_group: bool,
+    #[prost(uint64, tag = "6")]
+    members: u64,
+    #[prost(uint64, tag = "7")]
+    seq: u64,
+    #[prost(fixed64, tag = "8")]
+    id: u64,
+    #[prost(fixed64, tag = "9")]
+    time_ms: u64,
+    #[prost(fixed64, tag = "10")]
+    digest: u64,
+    #[prost(bool, tag = "11")]
+    is_repeat: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DeliverBody {
+    #[prost(uint64, tag = "1")]
+    user: u64,
+    #[prost(uint64, tag = "2")]
+    conversation: u64,
+    #[prost(string, tag = "3")]
+    conversation_id: String,
+    #[prost(bool, tag = "4")]
+    is_group: bool,
+    #[prost(uint64, tag = "5")]
+    members: u64,
+    #[prost(uint64, tag = "6")]
+    visible_from: u64,
+    #[prost(uint64, tag = "7")]
+    seq: u64,
+    #[prost(uint64, tag = "8")]
+    after: u64,
+    #[prost(uint64, tag = "9")]
+    sender: u64,
+    #[prost(uint32, tag = "10")]
+    device: u32,
+    #[prost(bytes = "bytes", tag = "11")]
+    body: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DeliveredBody {
+    #[prost(uint64, tag = "1")]
+    conversation: u64,
+    #[prost(uint64, tag = "2")]
+    user: u64,
+    #[prost(uint64, tag = "3")]
+    seq: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct GivenBody {
+    #[prost(uint32, repeated, tag = "1")]
+    slots: Vec<u32>,
+    /// Number of the node, and 1 more; 0: nobody.
+    #[prost(uint32, repeated, tag = "2")]
+    nodes: Vec<u32>,
+    #[prost(uint64, repeated, tag = "3")]
+    epochs: Vec<u64>,
+}
+
+/// Refusals by their number on the wire, from 1. A further one goes to the end.
+const REFUSALS: [Refusal; 17] = [
+    Refusal::NotMember,
+    Refusal::NotFound,
+    Refusal::Conflict,
+    Refusal::Denied,
+    Refusal::NotAllowed,
+    Refusal::Silent,
+    Refusal::Blocked,
+    Refusal::NotFriends,
+    Refusal::TooLate,
+    Refusal::GroupFull,
+    Refusal::StoreFull,
+    Refusal::TooManyRelations,
+    Refusal::TooManyRequests,
+    Refusal::TooManyBlocks,
+    Refusal::MembersFull,
+    Refusal::Unreadable,
+    Refusal::Moved,
+];
+
+fn number_of(refusal: Refusal) -> u32 {
+    (1..).zip(REFUSALS).find(|(_, known)| *known == refusal).map_or(17, |(number, _)| number)
+}
+
+/// A refusal that this version does not know is one of an unknown outcome.
+fn refusal_of(number: u32) -> Refusal {
+    let index = usize::try_from(number).unwrap_or(usize::MAX).saturating_sub(1);
+    REFUSALS.get(index).copied().unwrap_or(Refusal::Moved)
+}
+
+/// Writes a message.
+pub fn encode(message: PeerMessage) -> Bytes {
+    let body = match message {
+        PeerMessage::Append(request, append) => Body::Append(of_append(request, append)),
+        PeerMessage::Appended(request, Ok(at)) => Body::Appended(of_appended(request, at)),
+        PeerMessage::Appended(request, Err(refusal)) => {
+            Body::Appended(AppendedBody { request, refusal: number_of(refusal), ..AppendedBody::default() })
+        }
+        PeerMessage::Deliver(deliver) => Body::Deliver(of_deliver(deliver)),
+        PeerMessage::Delivered(conversation, user, seq) => {
+            let (conversation, user) = (conversation.number(), user.number());
+            Body::Delivered(DeliveredBody { conversation, user, seq })
+        }
+        PeerMessage::Given(owners) => {
+            let mut given = GivenBody::default();
+            for (slot, owner) in owners {
+                given.slots.push(slot.number().into());
+                given.nodes.push(owner.node.map_or(0, |node| u32::from(node.0) + 1));
+                given.epochs.push(owner.epoch);
+            }
+            Body::Given(given)
+        }
+    };
+    Envelope { body: Some(body) }.encode_to_vec().into()
+}
+
+/// Reads a message. `None`: this version cannot read it.
+pub fn decode(bytes: Bytes) -> Option<PeerMessage> {
+    match Envelope::decode(bytes).ok()?.body? {
+        Body::Append(body) => Some(PeerMessage::Append(body.request, append_of(body)?)),
+        Body::Appended(body) => Some(PeerMessage::Appended(body.request, appended_of(body)?)),
+        Body::Deliver(body) => Some(PeerMessage::Deliver(deliver_of(body)?)),
+        Body::Delivered(DeliveredBody { conversation, user, seq }) => {
+            Some(PeerMessage::Delivered(conversation_of(conversation)?, user_of(user)?, seq))
+        }
+        Body::Given(given) => given_of(&given).map(PeerMessage::Given),
+    }
+}
+
+/// A name has 48 bits, with its slot in front; the number 0 is no name.
+fn user_of(number: u64) -> Option<UserId> {
+    (1..1 << 48).contains(&number).then(|| UserId::new(number))
+}
+
+fn conversation_of(number: u64) -> Option<ConversationId> {
+    (1..1 << 48).contains(&number).then(|| ConversationId::new(number))
+}
+
+fn origin_of(user: u64, device: u32) -> Option<Origin> {
+    Some((user_of(user)?, DeviceNumber(device)))
+}
+
+fn of_append(request: u64, append: Append) -> AppendBody {
+    let Append { wanted, origin: (sender, device), key, id, time_ms, digest, body, is_repeat } = append;
+    let (mut conversation, mut pair, mut users, mut uids) = (0, String::new(), Vec::new(), Vec::new());
+    match wanted {
+        Wanted::Number(number) => conversation = number.number(),
+        Wanted::Pair(id, members) => {
+            pair = id.to_string();
+            users = members.iter().map(|(user, _)| user.number()).collect();
+            uids = members.iter().map(|(_, uid)| uid.to_string()).collect();
+        }
+    }
+    let (sender, device, key) = (sender.number(), device.0, Bytes::copy_from_slice(&key.0));
+    AppendBody {
+        request,
+        conversation,
+        pair,
+        users,
+        uids,
+        sender,
+        device,
+        key,
+        id,
+        time_ms,
+        digest,
+        body,
+        is_repeat,
+    }
+}
+
+fn append_of(body: AppendBody) -> Option<Append> {
+    let AppendBody { conversation, pair, users, uids, sender, device, key, id, time_ms, digest, .. } = body;
+    let wanted = if conversation == 0 {
+        // One with oneself has one member.
+        if pair.is_empty() || users.is_empty() || users.len() > 2 || users.len() != uids.len() {
+            return None;
+        }
+        let members = users.into_iter().zip(uids).map(|(user, uid)| Some((user_of(user)?, uid.into())));
+        Wanted::Pair(pair.into(), members.collect::<Option<_>>()?)
+    } else {
+        Wanted::Number(conversation_of(conversation)?)
+    };
+    let (origin, key) = (origin_of(sender, device)?, MessageKey(key.as_ref().try_into().ok()?));
+    Some(Append { wanted, origin, key, id, time_ms, digest, body: body.body, is_repeat: body.is_repeat })
+}
+
+fn of_appended(request: u64, at: AppendedAt) -> AppendedBody {
+    let AppendedAt { conversation, id: conversation_id, is_group, members, known, is_repeat } = at;
+    let Known { seq, id, time_ms, digest } = known;
+    AppendedBody {
+        request,
+        refusal: 0,
+        conversation: conversation.number(),
+        conversation_id: conversation_id.to_string(),
+        is_group,
+        members: members as u64,
+        seq,
+        id,
+        time_ms,
+        digest,
+        is_repeat,
+    }
+}
+
+fn appended_of(body: AppendedBody) -> Option<Result<AppendedAt, Refusal>> {
+    if body.refusal != 0 {
+        return Some(Err(refusal_of(body.refusal)));
+    }
+    let AppendedBody { conversation, conversation_id, is_group, members, seq, id, time_ms, digest, .. } =
+        body;
+    Some(Ok(AppendedAt {
+        conversation: conversation_of(conversation)?,
+        id: conversation_id.into(),
+        is_group,
+        members: usize::try_from(members).ok()?,
+        known: Known { seq, id, time_ms, digest },
+        is_repeat: body.is_repeat,
+    }))
+}
+
+fn of_deliver(deliver: Deliver) -> DeliverBody {
+    let Deliver { user, conversation, id, is_group, members, visible_from, seq, after, origin, body } =
+        deliver;
+    DeliverBody {
+        user: user.number(),
+        conversation: conversation.number(),
+        conversation_id: id.to_string(),
+        is_group,
+        members: members as u64,
+        visible_from,
+        seq,
+        after,
+        sender: origin.0.number(),
+        device: origin.1.0,
+        body,
+    }
+}
+
+fn deliver_of(body: DeliverBody) -> Option<Deliver> {
+    let DeliverBody {
+        user, conversation, conversation_id, is_group, members, visible_from, seq, after, ..
+    } = body;
+    Some(Deliver {
+        user: user_of(user)?,
+        conversation: conversation_of(conversation)?,
+        id: conversation_id.into(),
+        is_group,
+        members: usize::try_from(members).ok()?,
+        visible_from,
+        seq,
+        after,
+        origin: origin_of(body.sender, body.device)?,
+        body: body.body,
+    })
+}
+
+fn given_of(given: &GivenBody) -> Option<Vec<(Slot, Owner)>> {
+    let GivenBody { slots, nodes, epochs } = given;
+    if slots.len() != nodes.len() || slots.len() != epochs.len() {
+        return None;
+    }
+    let owners = slots.iter().zip(nodes).zip(epochs).map(|((slot, node), epoch)| {
+        let node = match node.checked_sub(1) {
+            None => None,
+            Some(number) => Some(NodeId(u16::try_from(number).ok()?)),
+        };
+        Some((Slot::from_number((*slot).into())?, Owner { node, epoch: *epoch }))
+    });
+    owners.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name() -> impl Strategy<Value = u64> {
+        1_u64..1 << 48
+    }
+
+    fn origin() -> impl Strategy<Value = Origin> {
+        (name(), any::<u32>()).prop_map(|(user, device)| (UserId::new(user), DeviceNumber(device)))
+    }
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+    }
+
+    fn append() -> impl Strategy<Value = Append> {
+        let pair = proptest::collection::vec((name(), "[a-z]{1,9}"), 1..=2).prop_map(|members| {
+            let members =
+                members.into_iter().map(|(user, uid)| (UserId::new(user), uid.as_str().into())).collect();
+            Wanted::Pair("c2c:a:b".into(), members)
+        });
+        let wanted = prop_oneof![name().prop_map(|it| Wanted::Number(ConversationId::new(it))), pair];
+        let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
+        (wanted, origin(), any::<[u8; 16]>(), numbers, bytes(), any::<bool>()).prop_map(
+            |(wanted, origin, key, (id, time_ms, digest), body, is_repeat)| {
+                let key = MessageKey(key);
+                Append { wanted, origin, key, id, time_ms, digest, body, is_repeat }
+            },
+        )
+    }
+
+    fn message() -> impl Strategy<Value = PeerMessage> {
+        let known = any::<(u64, u64, u64, u64)>().prop_map(|(seq, id, time_ms, digest)| Known {
+            seq,
+            id,
+            time_ms,
+            digest,
+        });
+        let at = (name(), "[a-z:]{1,20}", any::<bool>(), 0_usize..100, known, any::<bool>()).prop_map(
+            |(conversation, id, is_group, members, known, is_repeat)| AppendedAt {
+                conversation: ConversationId::new(conversation),
+                id: id.into(),
+                is_group,
+                members,
+                known,
+                is_repeat,
+            },
+        );
+        let refusal = (0..REFUSALS.len()).prop_map(|at| REFUSALS[at]);
+        let deliver =
+            (name(), name(), "[a-z:]{1,20}", any::<(bool, u16, u64, u64, u64)>(), origin(), bytes())
+                .prop_map(
+                    |(
+                        user,
+                        conversation,
+                        id,
+                        (is_group, members, visible_from, seq, after),
+                        origin,
+                        body,
+                    )| {
+                        let (user, conversation) = (UserId::new(user), ConversationId::new(conversation));
+                        let (id, members) = (id.into(), members.into());
+                        Deliver {
+                            user,
+                            conversation,
+                            id,
+                            is_group,
+                            members,
+                            visible_from,
+                            seq,
+                            after,
+                            origin,
+                            body,
+                        }
+                    },
+                );
+        let owner = (0_u64..1024, proptest::option::of(any::<u16>()), any::<u64>()).prop_map(
+            |(slot, node, epoch)| {
+                (Slot::from_number(slot).expect("small"), Owner { node: node.map(NodeId), epoch })
+            },
+        );
+        let result = prop_oneof![at.prop_map(Ok), refusal.prop_map(Err)];
+        prop_oneof![
+            (any::<u64>(), append()).prop_map(|(request, append)| PeerMessage::Append(request, append)),
+            (any::<u64>(), result).prop_map(|(request, result)| PeerMessage::Appended(request, result)),
+            deliver.prop_map(PeerMessage::Deliver),
+            (name(), name(), any::<u64>()).prop_map(|(conversation, user, seq)| {
+                PeerMessage::Delivered(ConversationId::new(conversation), UserId::new(user), seq)
+            }),
+            proptest::collection::vec(owner, 0..5).prop_map(PeerMessage::Given),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives_the_wire(message in message()) {
+            let read = decode(encode(message.clone()));
+            prop_assert_eq!(format!("{:?}", read), format!("{:?}", Some(message)));
+        }
+
+        #[test]
+        fn whatever_bytes_come_are_read_or_dropped(bytes in bytes()) {
+            _ = decode(bytes);
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_a_later_version_is_a_retry() {
+        assert_eq!((refusal_of(99), refusal_of(0)), (Refusal::Moved, Refusal::NotMember));
+        assert_eq!(number_of(Refusal::Moved), 17);
+    }
+}
