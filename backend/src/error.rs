@@ -62,6 +62,9 @@ pub enum BackendError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] crate::im::store::DiskError),
+    /// A cell of the cluster is not reachable, or not of this cluster.
+    #[error(transparent)]
+    Cell(#[from] crate::sql::admin::CellError),
     /// A setting is out of its range.
     #[error("`{key}` in the backend's configuration: {reason}")]
     InvalidConfig {

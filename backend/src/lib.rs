@@ -10,6 +10,7 @@
 //! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
 //! | [`cluster`] | several nodes over one store; pure | im |
 //! | [`sql`] | cells of a cluster in PostgreSQL | cluster |
+//! | [`node`] | a node of a cluster: the handler, and threads for its cells | sql, im, server |
 //! | `api` | the server API: HTTP and JSON in front of [`im`] | im, config |
 //! | [`import`] | puts an export, or made-up conversations, into a store | im, config |
 //! | `login_hook` | asks an operator's service about logins | im, config |
@@ -34,6 +35,7 @@ pub mod im;
 pub mod import;
 mod live;
 mod login_hook;
+pub mod node;
 mod run;
 pub mod secrets;
 pub mod server;

@@ -12,6 +12,7 @@ use crate::im::store::{Disk, DiskError, Durability, Memory, Store};
 use crate::im::{BackendMessage, Im, ImHandler};
 use crate::live::Live;
 use crate::login_hook::{HookFigures, LoginHook};
+use crate::node::{NodeFigures, NodeHandler};
 use crate::server::{Handler, Server};
 use crate::tokens::Guarded;
 use crate::undelivered::UndeliveredFigures;
@@ -43,6 +44,20 @@ pub fn run(
 ) -> Result<(), BackendError> {
     let im = &config.im;
     match config.handler {
+        HandlerKind::Im if config.store.is_cluster() => {
+            let make = |config: &BackendConfig, server: &Server<BackendMessage>| {
+                let figures = Arc::new(NodeFigures::default());
+                let hook = Arc::new(HookFigures::default());
+                let mut handler = NodeHandler::open(config, server.address(), &server.remote(), &figures)?;
+                if let Some(hook) = LoginHook::start(config, &server.remote(), &hook)? {
+                    handler = handler.with_judge(move |now, auth, judge| hook.ask(now, auth, judge));
+                }
+                let undelivered = Arc::new(UndeliveredFigures::default());
+                let parts = (hook, undelivered, Some(figures));
+                Ok((handler, start_api((config, live), server, dropped_lines, parts)?))
+            };
+            guard((config, live), make, ready, stop)
+        }
         HandlerKind::Im if im.folder.as_os_str().is_empty() => {
             tracing::warn!("no im.folder: messages are in memory, and gone with this process");
             let make = |config: &BackendConfig, server: &Server<BackendMessage>| {
@@ -98,10 +113,20 @@ fn make_im<S: Store>(
     if let Some(hook) = LoginHook::start(config, &remote, &hook)? {
         handler = handler.with_judge(move |now, auth, judge| hook.ask(now, auth, judge));
     }
-    let Some(access) = live.access.clone() else { return Ok((handler, None)) };
+    Ok((handler, start_api((config, live), server, dropped_lines, (hook, undelivered, None))?))
+}
+
+/// Starts the server API, with the figures of the parts of a backend.
+fn start_api(
+    (config, live): (&BackendConfig, &Live),
+    server: &Server<BackendMessage>,
+    dropped_lines: &DroppedLines,
+    (hook, undelivered, node): (Arc<HookFigures>, Arc<UndeliveredFigures>, Option<Arc<NodeFigures>>),
+) -> Result<Option<Api>, BackendError> {
+    let Some(access) = live.access.clone() else { return Ok(None) };
     let (dropped_lines, audit) = (dropped_lines.clone(), live.audit.clone());
-    let counters = Counters { dropped_lines, links: server.counters(), audit, hook, undelivered };
-    Ok((handler, Api::start(&config.api, remote, access, live.api_tls.as_ref(), counters)?))
+    let counters = Counters { dropped_lines, links: server.counters(), audit, hook, undelivered, node };
+    Api::start(&config.api, server.remote(), access, live.api_tls.as_ref(), counters)
 }
 
 /// Addresses of a backend.

@@ -105,6 +105,10 @@ impl<H: Handler> Handler for Guarded<H> {
         self.handler.next_deadline()
     }
 
+    fn try_stop(&mut self, now: Now) -> bool {
+        self.handler.try_stop(now)
+    }
+
     fn is_over(&self, now: Now) -> bool {
         self.handler.is_over(now)
     }

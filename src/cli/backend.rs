@@ -9,8 +9,9 @@ use clap::{Args, Subcommand};
 use crossbeam_channel::bounded;
 use moorline_backend::config::SCHEMA;
 use moorline_backend::im::store::{Disk, Verified};
+use moorline_backend::sql::admin::{self, CellState};
 use moorline_backend::tokens::Tokens;
-use moorline_backend::{BackendConfig, BackendError, Live, Reloaded, import};
+use moorline_backend::{BackendConfig, BackendError, Live, Reloaded, import, node};
 use moorline_net::audit::Entry;
 use moorline_net::log::LogWriter;
 use moorline_net::settings::Loaded;
@@ -73,6 +74,12 @@ enum Action {
     },
     /// Write the store in im.folder, which no backend may have open, anew, so that deleted content leaves the disk; verify it
     Compact,
+    /// Make the tables of all cells in store.cells, or bring them to this build's version; may be repeated
+    Migrate {
+        /// Name of a new cluster; gateways and nodes compare it
+        #[arg(long, value_name = "NAME", default_value = "moorline")]
+        cluster: String,
+    },
     /// Put made-up users, groups and messages into im.folder
     Seed {
         /// Users user-0, user-1 and so on
@@ -120,9 +127,26 @@ fn keep(action: &Action, config: &BackendConfig) -> Option<Result<(), Failure>> 
         Action::Restore { from } => Disk::restore(from.as_deref(), &im.folder, im),
         Action::Compact => Disk::compact(&im.folder, im),
         Action::Verify { folder } => Disk::verify(folder.as_ref().unwrap_or(&im.folder), im),
+        Action::Migrate { cluster } => return Some(migrate(config, cluster)),
         Action::Check | Action::Config { .. } | Action::Import { .. } | Action::Seed { .. } => return None,
     };
     Some(kept.map_err(Failure::failed).and_then(|report| say_verified(&report)))
+}
+
+/// Makes the tables of all cells.
+fn migrate(config: &BackendConfig, cluster: &str) -> Result<(), Failure> {
+    if !config.store.is_cluster() {
+        return Err(Failure::Usage("the settings name no cluster; set `store.cells`".into()));
+    }
+    if cluster.is_empty() || cluster.chars().any(char::is_control) {
+        return Err(Failure::Usage("--cluster: expected a name without control characters".into()));
+    }
+    let cells = node::addresses(&config.store).map_err(failure)?;
+    for state in admin::migrate(&cells, cluster).map_err(Failure::failed)? {
+        let CellState { cluster, cell, cells, version } = state;
+        say(&format!("cell {cell} of {cells}  cluster {cluster}  tables {version}\n"))?;
+    }
+    Ok(())
 }
 
 fn say_verified(report: &Verified) -> Result<(), Failure> {
@@ -160,6 +184,7 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
         | Action::Backup { .. }
         | Action::Restore { .. }
         | Action::Verify { .. }
+        | Action::Migrate { .. }
         | Action::Compact => return Ok(()), // done above
         Action::Seed { users, groups, members, messages, payload, seed } => {
             let (users, groups, members, messages) = (*users, *groups, *members, *messages);
@@ -209,7 +234,11 @@ fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Re
     }
     let ready = |ready: moorline_backend::Ready| {
         let api = ready.api.map(|api| format!(" api={api}")).unwrap_or_default();
-        let store = if config.im.folder.as_os_str().is_empty() { "memory" } else { "disk" };
+        let store = match (config.store.is_cluster(), config.im.folder.as_os_str().is_empty()) {
+            (true, _) => "cells",
+            (false, true) => "memory",
+            (false, false) => "disk",
+        };
         let pid = std::process::id();
         let line = format!("moorline backend ready link={}{api} pid={pid} store={store}\n", ready.link);
         moorline_net::log::announce(&line);
@@ -286,7 +315,7 @@ fn reload(file: Option<&Path>, sets: &[String], live: &Live) {
 
 /// Returns the settings that a backend with this file and these flags has.
 pub(super) fn settings(file: Option<PathBuf>, sets: Vec<String>) -> Result<BackendConfig, Failure> {
-    load(&BackendArgs { action: None, file, sets, until_eof: false, log_level: String::new() })
+    load(&BackendArgs::of(file, sets))
 }
 
 pub(super) fn load(args: &BackendArgs) -> Result<BackendConfig, Failure> {
@@ -301,13 +330,25 @@ fn load_with_origins(args: &BackendArgs) -> Result<Loaded<BackendConfig>, Failur
     Ok(loaded)
 }
 
-/// Validates settings, and reads the list of tokens that they name.
+impl BackendArgs {
+    /// Arguments that only name settings.
+    pub(super) const fn of(file: Option<PathBuf>, sets: Vec<String>) -> Self {
+        Self { action: None, file, sets, until_eof: false, log_level: String::new() }
+    }
+}
+
+/// Validates settings, reads the files that they name, and looks at the cells of a cluster.
 fn check(args: &BackendArgs) -> Result<(), Failure> {
     let config = load(args)?;
     moorline_backend::secrets::load(&config).map_err(Failure::usage)?;
     moorline_backend::server::check_tls(&config).map_err(Failure::usage)?;
     if !config.tokens_file.as_os_str().is_empty() {
         Tokens::load(&config.tokens_file).map_err(Failure::usage)?;
+    }
+    if config.store.is_cluster() {
+        let cells = node::addresses(&config.store).map_err(failure)?;
+        let cluster = admin::check(&cells).map_err(Failure::failed)?;
+        say(&format!("{} cells of cluster {cluster}\n", cells.len()))?;
     }
     say_valid(args.file.as_deref())
 }

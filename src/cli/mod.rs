@@ -6,6 +6,7 @@
 
 mod admin;
 mod backend;
+mod cluster;
 mod demo;
 mod dev;
 mod dev_certificate;
@@ -60,6 +61,8 @@ enum Command {
     },
     /// Run the reference IM backend until TERM or INT
     Backend(backend::BackendArgs),
+    /// Show the nodes and cells of a cluster of backends
+    Cluster(cluster::ClusterArgs),
     /// Run a gateway and a backend for development, on this machine only, until TERM or INT
     Dev(dev::DevArgs),
     /// Play the whole system on this machine: gateway, backend, thousands of clients, and a checker
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
         },
         Command::Run { settings, until_eof, .. } => run(&settings, until_eof),
         Command::Backend(args) => backend::run(&args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Dev(args) => dev::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => settings::check(&args),

@@ -76,6 +76,7 @@ impl Collector for Figures {
         encode_links(links, &mut encoder)?;
         super::limits::encode(&mut encoder, &self.0, &links.caps)?;
         encode_others(&self.1, &mut encoder)?;
+        encode_node(&self.1, links, &mut encoder)?;
         encode_webhooks(&mut encoder, webhooks)?;
         let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -118,7 +119,7 @@ fn encode_webhooks(
 }
 
 fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let LinkFigures { links, unproven, encrypted, strangers, evicted, refused, caps: _ } = figures;
+    let LinkFigures { links, unproven, encrypted, strangers, evicted, refused, .. } = figures;
     for (name, help, value) in [
         ("links", "Links of gateways that are open.", links),
         ("links_unproven", "Links of gateways that proved nothing.", unproven),
@@ -132,6 +133,25 @@ fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Re
         ("link_evicted", "Strangers that were closed for a newer one.", evicted),
         ("link_refused", "Strangers whose HELLO or proof was refused.", refused),
     ] {
+        let counter = ConstCounter::new(value);
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+    }
+    Ok(())
+}
+
+fn encode_node(
+    counters: &Counters,
+    links: LinkFigures,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let Some(node) = &counters.node else { return Ok(()) };
+    let peers = ("node_peers", "Links to other nodes that are open.", links.peers);
+    for (name, help, value) in node.gauges().into_iter().chain([peers]) {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+    }
+    let lost = ("node_messages_lost", "Messages to other nodes that were dropped.", links.peers_lost);
+    for (name, help, value) in node.counters().into_iter().chain([lost]) {
         let counter = ConstCounter::new(value);
         counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
     }

@@ -18,6 +18,7 @@ use crate::config::ApiConfig;
 use crate::error::BackendError;
 use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
 use crate::login_hook::HookFigures;
+use crate::node::NodeFigures;
 use crate::server::{LinkCounters, Remote};
 use crate::undelivered::UndeliveredFigures;
 use access::{Access, Scope};
@@ -64,6 +65,8 @@ pub(crate) struct Counters {
     pub(crate) audit: AuditLog,
     pub(crate) hook: Arc<HookFigures>,
     pub(crate) undelivered: Arc<UndeliveredFigures>,
+    /// `None`: the backend is of no cluster.
+    pub(crate) node: Option<Arc<NodeFigures>>,
 }
 
 /// Parts of the API that all requests share.

@@ -454,6 +454,27 @@ const KEYS: &[Key] = &[
         "Bytes of messages, profiles and texts that one user has stored in a day.",
     ),
     key(
+        "store",
+        "cells",
+        Kind::Texts,
+        "[]",
+        "PostgreSQL connection strings of the cells of a cluster, in the order in which they were made: [\"host=a,b,c user=moorline dbname=moorline\"]. The backend is then a node of this cluster, by node_number, and im.folder stays empty. Make the tables by `moorline backend migrate`. Empty: the backend is of no cluster.",
+    ),
+    key(
+        "store",
+        "password_file",
+        Kind::Path,
+        "\"\"",
+        "File with the password of the databases' user; white space around it is ignored. Others must not be able to write it. Empty: the databases ask for none.",
+    ),
+    key(
+        "store",
+        "address",
+        Kind::OptionalAddress,
+        "\"\"",
+        "Address where the other nodes of the cluster connect, if it is not listen. Needed if listen is 0.0.0.0.",
+    ),
+    key(
         "im.webhooks.*",
         "url",
         Kind::Text,

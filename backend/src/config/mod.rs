@@ -82,6 +82,8 @@ pub struct BackendConfig {
     pub link: LinkConfig,
     /// The IM backend.
     pub im: ImConfig,
+    /// The cells of a cluster.
+    pub store: StoreConfig,
     /// The server API of the IM backend.
     pub api: ApiConfig,
     /// The audit log.
@@ -169,6 +171,26 @@ pub struct LinkConfig {
 impl Default for LinkConfig {
     fn default() -> Self {
         BackendConfig::default().link
+    }
+}
+
+/// Cells of a cluster, which keep what `im.folder` keeps for one process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Connection strings of the cells. Empty: the backend is of no cluster.
+    pub cells: Vec<String>,
+    /// A file with the password of the databases' user. Empty: it needs none.
+    pub password_file: PathBuf,
+    /// Address where the other nodes connect. `None`: `listen`.
+    #[serde(with = "units::optional_address")]
+    pub address: Option<SocketAddr>,
+}
+
+impl StoreConfig {
+    /// Returns whether the backend is a node of a cluster.
+    pub const fn is_cluster(&self) -> bool {
+        !self.cells.is_empty()
     }
 }
 

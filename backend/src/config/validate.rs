@@ -1,6 +1,7 @@
 //! Rules that one value alone cannot break: ranges, and values that must fit each other.
 
 use super::{BackendConfig, HandlerKind};
+use crate::sql::CellAddress;
 use moorline_net::http::is_host_name;
 use moorline_net::settings;
 use std::net::IpAddr;
@@ -10,6 +11,8 @@ type Rules<'a> = settings::Rules<'a, BackendConfig>;
 
 /// Services at once: each has a thread.
 const WEBHOOKS_MAX: usize = 64;
+/// Cells of a cluster: each has slots.
+const CELLS_MAX: usize = 256;
 /// Limit of `api.names`.
 const NAMES_MAX: usize = 16;
 /// Number of the last node: ids have ten bits for it.
@@ -25,6 +28,7 @@ pub(super) fn check(rules: &mut Rules<'_>) {
     check_retention(rules);
     check_webhooks(rules);
     check_login_hook(rules);
+    check_store(rules);
 }
 
 fn check_addresses(rules: &mut Rules<'_>) {
@@ -65,6 +69,37 @@ fn check_addresses(rules: &mut Rules<'_>) {
     rules.require(has_token, "api.listen", || {
         "the API needs a token; set api.token_file to a file with a token of at least 16 bytes, or api.access_file"
             .into()
+    });
+}
+
+fn check_store(rules: &mut Rules<'_>) {
+    let BackendConfig { store, im, handler, listen, .. } = rules.config();
+    if !store.is_cluster() {
+        return;
+    }
+    rules.require(store.cells.len() <= CELLS_MAX, "store.cells", || {
+        format!("expected at most {CELLS_MAX} cells")
+    });
+    for cell in &store.cells {
+        let fault = cell.parse::<CellAddress>().err();
+        rules.require(fault.is_none(), "store.cells", || {
+            let cause = fault.map(|fault| fault.to_string()).unwrap_or_default();
+            format!("{cause} (in a flag or a variable, write the list in brackets: a host may have commas)")
+        });
+    }
+    rules.require(im.folder.as_os_str().is_empty(), "im.folder", || {
+        "a node of a cluster keeps nothing on its disk; leave im.folder or store.cells empty".into()
+    });
+    rules.require(*handler == HandlerKind::Im, "store.cells", || {
+        "only the handler \"im\" has a store; set handler = \"im\", or leave store.cells empty".into()
+    });
+    let is_reachable =
+        listen.ip().is_none_or(|listen| !listen.ip().is_unspecified()) || store.address.is_some();
+    rules.require(is_reachable, "store.address", || {
+        format!("other nodes cannot connect to {listen}; set the address that they use")
+    });
+    rules.require(im.webhooks.is_empty(), "im.webhooks", || {
+        "a node of a cluster calls no webhooks yet; leave im.webhooks or store.cells empty".into()
     });
 }
 

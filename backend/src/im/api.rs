@@ -251,13 +251,13 @@ impl ApiReply {
     }
 
     /// Gives the answer to the caller, who may have left.
-    pub(super) fn give(self, answer: ApiAnswer) {
+    pub(crate) fn give(self, answer: ApiAnswer) {
         (self.0)(answer);
     }
 }
 
 impl ApiAnswer {
-    pub(super) fn new(code: Code, reason: impl Into<String>, retry_after_ms: u32, body: ApiBody) -> Self {
+    pub(crate) fn new(code: Code, reason: impl Into<String>, retry_after_ms: u32, body: ApiBody) -> Self {
         Self { code, reason: reason.into(), retry_after_ms, body }
     }
 

@@ -2,6 +2,7 @@
 
 use super::store::Store;
 use super::{ApiCall, ApiReply, Im, WebhookCall, WebhookResult};
+use crate::cluster::cell::{CellResult, RequestId};
 use crate::server::{Event, Handler, JudgeTo, Now, Outbox};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -66,6 +67,8 @@ pub enum BackendMessage {
     Judged(JudgeTo, Judgement),
     /// The server API asks.
     Api(ApiCall, ApiReply),
+    /// A cell of a cluster has answered a request, or has not. For the handler of a node alone.
+    Cell(RequestId, Box<CellResult>),
 }
 
 impl<S: Store> ImHandler<S> {
@@ -81,6 +84,16 @@ impl<S: Store> ImHandler<S> {
         judge: impl FnMut(Now, Auth, JudgeTo) -> Option<(JudgeTo, Judgement)> + 'static,
     ) -> Self {
         Self { judge: Some(Box::new(judge)), ..self }
+    }
+
+    /// The backend's logic, for a driver of its store.
+    pub(crate) const fn im(&self) -> &Im<S> {
+        &self.im
+    }
+
+    /// See [`Self::im`].
+    pub(crate) const fn im_mut(&mut self) -> &mut Im<S> {
+        &mut self.im
     }
 
     /// Performs all outputs on the link.
@@ -127,6 +140,7 @@ impl<S: Store> Handler for ImHandler<S> {
             BackendMessage::Webhook(webhook, result) => self.im.handle_webhook(now, webhook, result),
             BackendMessage::Judged(judge, judgement) => judgement.perform(judge, out),
             BackendMessage::Api(call, reply) => self.im.handle_api(now, call, reply),
+            BackendMessage::Cell(..) => {}
         }
         self.perform(out);
     }

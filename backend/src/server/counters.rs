@@ -20,6 +20,8 @@ struct Cells {
     strangers: AtomicU64,
     evicted: AtomicU64,
     refused: AtomicU64,
+    peers: AtomicU64,
+    peers_lost: AtomicU64,
     caps: [CapWatch; CAPS.len()],
 }
 
@@ -33,6 +35,8 @@ impl Default for Cells {
             strangers: zero(),
             evicted: zero(),
             refused: zero(),
+            peers: zero(),
+            peers_lost: zero(),
             caps: CAPS.map(CapWatch::new),
         }
     }
@@ -53,6 +57,10 @@ pub struct LinkFigures {
     pub evicted: u64,
     /// Connections with a HELLO or a proof that was refused.
     pub refused: u64,
+    /// Links to other nodes of the cluster that are open.
+    pub peers: u64,
+    /// Messages to other nodes that were dropped.
+    pub peers_lost: u64,
     /// Caps, and what they limit.
     pub caps: [CapFigures; CAPS.len()],
 }
@@ -61,7 +69,8 @@ impl LinkCounters {
     /// Returns the values now.
     pub fn read(&self) -> LinkFigures {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let Cells { links, unproven, encrypted, strangers, evicted, refused, caps } = &*self.0;
+        let Cells { links, unproven, encrypted, strangers, evicted, refused, peers, peers_lost, caps } =
+            &*self.0;
         LinkFigures {
             links: of(links),
             unproven: of(unproven),
@@ -69,6 +78,8 @@ impl LinkCounters {
             strangers: of(strangers),
             evicted: of(evicted),
             refused: of(refused),
+            peers: of(peers),
+            peers_lost: of(peers_lost),
             caps: caps.each_ref().map(CapWatch::figures),
         }
     }
@@ -77,6 +88,11 @@ impl LinkCounters {
         self.0.links.store(links as u64, Ordering::Relaxed);
         self.0.unproven.store(unproven as u64, Ordering::Relaxed);
         self.0.encrypted.store(encrypted as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_peers(&self, open: usize, lost: u64) {
+        self.0.peers.store(open as u64, Ordering::Relaxed);
+        self.0.peers_lost.store(lost, Ordering::Relaxed);
     }
 
     /// Notes how many links, gateways, sessions and rooms there are, and may be.

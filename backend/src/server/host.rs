@@ -224,6 +224,7 @@ impl LinkHost {
             matches!((&link.phase, &link.visitor.peer), (Phase::Open(_), Peer::Certificate(_)))
         };
         counters.set_links(links.open_links(), unproven, links.iter().filter(is_encrypted).count());
+        counters.set_peers(self.peers.open(), self.peers.lost());
         let LinkConfig { links_max, gateways_max, sessions_max, rooms_max, .. } = self.config;
         counters.note_caps(
             now.instant,

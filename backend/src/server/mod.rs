@@ -123,6 +123,13 @@ pub trait Handler {
         Instant::FAR_FUTURE
     }
 
+    /// Prepares the end of the process; called once a turn. False: the turns go on, for some seconds at most. The default: there
+    /// is nothing to prepare.
+    fn try_stop(&mut self, now: Now) -> bool {
+        let _ = now;
+        true
+    }
+
     /// Returns whether the handler cannot continue and must be replaced: [`Server::run`] returns then. Gateways
     /// reconnect to the next server.
     fn is_over(&self, now: Now) -> bool {

@@ -157,7 +157,10 @@ impl<M: Send + 'static> Server<M> {
     {
         self.host.handle_store(handler.store_name());
         let mut events = Events::with_capacity(EVENTS);
-        while !stop.load(Ordering::Relaxed) && !handler.is_over(self.clock.read()) {
+        while !handler.is_over(self.clock.read()) {
+            if stop.load(Ordering::Relaxed) && handler.try_stop(self.clock.read()) {
+                break;
+            }
             self.turn(&mut events, handler)?;
         }
         Ok(())

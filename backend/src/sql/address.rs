@@ -29,6 +29,9 @@ pub enum CellAddressError {
     /// No host.
     #[error("the connection string names no host; add `host=`")]
     NoHost,
+    /// The password is in the text.
+    #[error("a password in settings is printed with them; write it into the file of store.password_file")]
+    Password,
     /// TLS is asked for.
     #[error("TLS to cells is not built; set `sslmode=disable` and use a private network or a tunnel")]
     Tls,
@@ -46,6 +49,9 @@ impl FromStr for CellAddress {
         if config.get_hosts().is_empty() {
             return Err(CellAddressError::NoHost);
         }
+        if config.get_password().is_some() {
+            return Err(CellAddressError::Password);
+        }
         if config.get_ssl_mode() == SslMode::Require {
             return Err(CellAddressError::Tls);
         }
@@ -55,6 +61,15 @@ impl FromStr for CellAddress {
         config.tcp_user_timeout(config.get_tcp_user_timeout().copied().unwrap_or(TCP_USER_TIMEOUT));
         config.application_name("moorline");
         Ok(Self { config })
+    }
+}
+
+impl CellAddress {
+    /// Gives the address the password of its user.
+    #[must_use]
+    pub fn with_password(mut self, password: &[u8]) -> Self {
+        self.config.password(password);
+        self
     }
 }
 
@@ -89,11 +104,11 @@ mod tests {
 
     #[test]
     fn an_address_is_shown_without_its_password() {
-        let address: CellAddress =
-            "host=a,b port=5433 user=moorline password=secret dbname=chat".parse().unwrap();
+        let address: CellAddress = "host=a,b port=5433 user=moorline dbname=chat".parse().unwrap();
+        let address = address.with_password(b"secret");
         assert_eq!(address.to_string(), "a:5433,b:5433/chat");
         assert_eq!(format!("{address:?}"), "a:5433,b:5433/chat");
-        let url: CellAddress = "postgresql://moorline:secret@10.0.0.1:6000/chat".parse().unwrap();
+        let url: CellAddress = "postgresql://moorline@10.0.0.1:6000/chat".parse().unwrap();
         assert_eq!(url.to_string(), "10.0.0.1:6000/chat");
         let socket: CellAddress = "host=/run/postgresql user=moorline".parse().unwrap();
         assert_eq!(socket.to_string(), "/run/postgresql:5432/moorline");
@@ -105,6 +120,7 @@ mod tests {
         assert!(cause("host=a port=x").contains("port"), "{}", cause("host=a port=x"));
         assert!(cause("nonsense").starts_with("not a PostgreSQL connection string"));
         assert_eq!("user=a".parse::<CellAddress>(), Err(CellAddressError::NoHost));
+        assert_eq!("host=a password=b".parse::<CellAddress>(), Err(CellAddressError::Password));
         assert_eq!("host=a sslmode=require".parse::<CellAddress>(), Err(CellAddressError::Tls));
     }
 }

@@ -13,6 +13,7 @@
 //! | `commit` | the columns of a transaction |
 //! | `load` | reads |
 //! | [`admin`] | makes and checks the tables |
+//! | [`status`] | the state of a cluster, as its cells have it |
 
 mod address;
 pub mod admin;
@@ -21,6 +22,7 @@ mod connection;
 mod load;
 mod schema;
 mod statements;
+pub mod status;
 
 pub use address::{CellAddress, CellAddressError};
 pub use connection::{Connection, SqlError};

@@ -1,0 +1,66 @@
+//! Figures of a node, for the metrics page.
+
+use crate::cluster::store::ClusterStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Figures since the start, and of the last tick.
+#[derive(Debug, Default)]
+pub(crate) struct NodeFigures {
+    pub(crate) requests: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    last: Mutex<Tick>,
+}
+
+/// Figures of one tick.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tick {
+    pub(crate) slots: u64,
+    pub(crate) nodes: u64,
+    pub(crate) has_lease: bool,
+    pub(crate) status: ClusterStatus,
+}
+
+impl NodeFigures {
+    pub(crate) fn set(&self, tick: Tick) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = tick;
+    }
+
+    /// Values that go up and down: name, help, value.
+    pub(crate) fn gauges(&self) -> [(&'static str, &'static str, u64); 3] {
+        let Tick { slots, nodes, has_lease, .. } = self.last();
+        [
+            ("node_slots", "Slots that this node serves.", slots),
+            ("node_nodes", "Nodes of the cluster that have a lease, this one included.", nodes),
+            ("node_has_lease", "1 while this node has its lease.", u64::from(has_lease)),
+        ]
+    }
+
+    /// Values that go up alone: name, help, value.
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 16] {
+        let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        let it = self.last().status;
+        [
+            ("cell_requests", "Requests to cells.", of(&self.requests)),
+            ("cell_failures", "Requests to cells of which no answer came.", of(&self.failures)),
+            ("cell_transactions", "Transactions that were durable.", it.transactions),
+            ("cell_messages", "Messages in them.", it.messages),
+            ("cell_unknown", "Transactions of unknown outcome.", it.unknown),
+            ("cell_found", "Messages that a transaction of unknown outcome had stored.", it.found),
+            ("node_claimed", "Slots taken over.", it.claimed),
+            ("node_fenced", "Slots that a fence did not return.", it.fenced),
+            ("node_handed_over", "Slots given to another node.", it.handed_over),
+            ("node_leases_ended", "Slots forgotten because the lease ended.", it.leases_ended),
+            ("node_voids", "Numbers of messages that became voids.", it.voids),
+            ("node_direct", "Messages that went into a stream with their transaction.", it.direct),
+            ("node_delivers", "Messages sent to the nodes of receivers, also again.", it.delivers),
+            ("node_delivers_ignored", "Messages of other nodes that were there, or too early.", it.ignored),
+            ("node_forwarded", "SENDs that another node stored.", it.forwarded),
+            ("node_moved", "SENDs answered RETRY because their slot moved.", it.moved),
+        ]
+    }
+
+    fn last(&self) -> Tick {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
