@@ -122,6 +122,17 @@ impl Pin {
         self.0 >> 8 & 63
     }
 
+    /// Slot of a cluster, if the pin was made by [`Self::in_cluster`].
+    pub const fn cluster_slot(self) -> u16 {
+        (self.0 >> 8 & 1023) as u16
+    }
+
+    /// The pin with the slot of a cluster in place of ten of its bits.
+    #[must_use]
+    pub const fn in_cluster(self, slot: u16) -> Self {
+        Self(self.0 & !(1023 << 8) | (slot as u32 & 1023) << 8)
+    }
+
     /// The worker among `workers`; independent of the shard choice.
     pub const fn worker(self, workers: usize) -> usize {
         (self.0 >> 16) as usize % workers

@@ -398,9 +398,9 @@ const OTHERS: &[Key] = &[
     key(
         "backend",
         "balance",
-        Kind::Choice(&["least_loaded", "hash", "weighted"]),
+        Kind::Choice(&["least_loaded", "hash", "weighted", "cluster"]),
         "\"least_loaded\"",
-        "Rule that spreads users over endpoints. least_loaded: evenly over links, and fewer to slow ones. hash: a user goes to the same endpoint from every gateway. weighted: by backend.weights.",
+        "Rule that spreads users over endpoints. least_loaded: evenly over links, and fewer to slow ones. hash: a user goes to the same endpoint from every gateway. weighted: by backend.weights. cluster: to the node that owns the user's slot; for backends with store.cells, all of which are named in endpoints. To or from cluster takes a full restart.",
     ),
     key(
         "backend",

@@ -440,6 +440,8 @@ pub enum Balance {
     Hash,
     /// By weight.
     Weighted,
+    /// To the node of a cluster that owns the user's slot.
+    Cluster,
 }
 
 /// `[admin]`

@@ -270,6 +270,12 @@ fn kept(config: &Config, head: &GatewayHead) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if (config.backend.balance == Balance::Cluster) != (head.pins() == PinsRecord::Cluster) {
+        kept.push(
+            "backend.balance to or from \"cluster\" needs a full restart: users stay in the slots that they have"
+                .to_owned(),
+        );
+    }
     kept
 }
 
@@ -286,6 +292,7 @@ pub(super) fn record_of(key: UserKey) -> (Bytes, PinsRecord) {
         Pins::Plain => PinsRecord::Plain,
         Pins::Keyed => PinsRecord::Keyed,
         Pins::KeyedButSlot => PinsRecord::KeyedButSlot,
+        Pins::Cluster => PinsRecord::Cluster,
     };
     (Bytes::copy_from_slice(key.bytes()), pins)
 }
@@ -302,6 +309,7 @@ fn user_key(head: &GatewayHead) -> Result<UserKey, GatewayError> {
         PinsRecord::Plain => Pins::Plain,
         PinsRecord::Keyed => Pins::Keyed,
         PinsRecord::KeyedButSlot => Pins::KeyedButSlot,
+        PinsRecord::Cluster => Pins::Cluster,
     };
     Ok(UserKey::new(key, pins))
 }

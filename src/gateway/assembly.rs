@@ -254,8 +254,12 @@ impl Prepared {
         let birth = birth(ticket_key, &clock);
         let inboxes = Inboxes::open(config, config.reactors(), config.workers())?;
         // The same endpoint speaks for a user in every gateway only if all of them know the user's slot.
-        let is_by_hash = config.backend.balance == Balance::Hash;
-        let key = adopt::new_user_key(if is_by_hash { Pins::KeyedButSlot } else { Pins::Keyed })?;
+        let pins = match config.backend.balance {
+            Balance::Hash => Pins::KeyedButSlot,
+            Balance::Cluster => Pins::Cluster,
+            Balance::LeastLoaded | Balance::Weighted => Pins::Keyed,
+        };
+        let key = adopt::new_user_key(pins)?;
         let shard_map = ShardMap::new(config.reactors()).with_key(key);
         Self::assemble(config, listeners, admin_sockets, (birth, clock), (shard_map, inboxes), None)
     }
@@ -491,13 +495,16 @@ fn router_settings(
     stores: Stores,
 ) -> RouterSettings {
     let backend = &config.backend;
+    let is_cluster = shard_map.key().pins() == Pins::Cluster;
     RouterSettings {
         number: u16::try_from(number).expect("at most 256 workers"),
         endpoints: backend.endpoints.clone(),
         stores,
         links_per_endpoint: backend.links_per_worker,
+        // Slots stay what they were in the process before.
         balance: match backend.balance {
-            Balance::LeastLoaded => router::Balance::LeastLoaded,
+            _ if is_cluster => router::Balance::Cluster,
+            Balance::LeastLoaded | Balance::Cluster => router::Balance::LeastLoaded,
             Balance::Hash => router::Balance::Hash,
             Balance::Weighted => router::Balance::Weighted(backend.weights.clone()),
         },
@@ -509,6 +516,7 @@ fn router_settings(
                 epoch,
                 capacity: u32::try_from(config.limits.connections_max).unwrap_or(u32::MAX),
                 agent: concat!("moorline/", env!("CARGO_PKG_VERSION")).to_owned(),
+                knows_slots: is_cluster,
                 ..LinkHello::default()
             },
             times: LinkTimes::default(),

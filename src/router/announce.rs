@@ -1,7 +1,7 @@
 //! One announcement: the logins of some slots, gathered from every shard for one link. Pure.
 
 use super::counters::Count;
-use super::{LinkIndex, Moves, Sides, Slot, SlotSet, Slots};
+use super::{LinkIndex, Moves, Sides, Slot, SlotSet, Slots, Split};
 use crate::messages::Downlink;
 use crate::snapshot::{AnnouncementRecord, LoginRecord};
 use moorline_proto::ids::{Pin, ShardId};
@@ -35,7 +35,8 @@ impl Announcement {
         AnnouncementRecord {
             request: *request,
             link: u32::from(link.0),
-            slots: slots.bits(),
+            slots: slots.words().first().copied().unwrap_or(0),
+            more_slots: slots.words().iter().skip(1).copied().collect(),
             silent: silent.clone(),
             logins: logins.iter().map(LoginRecord::from).collect(),
         }
@@ -47,7 +48,7 @@ impl Announcement {
         Self {
             request: record.request,
             link,
-            slots: SlotSet::from_bits(record.slots),
+            slots: SlotSet::of_words(std::iter::once(record.slots).chain(record.more_slots.iter().copied())),
             silent: record.silent.clone(),
             logins: record.logins.iter().map(ConnUp::from).collect(),
             is_finished: false,
@@ -55,9 +56,9 @@ impl Announcement {
     }
 
     /// A shard's answer, or a part of it.
-    fn handle_part(&mut self, from: ShardId, logins: Vec<(Pin, ConnUp)>, is_last: bool) {
+    fn handle_part(&mut self, split: Split, from: ShardId, logins: Vec<(Pin, ConnUp)>, is_last: bool) {
         let slots = self.slots;
-        let wanted = |(pin, login)| slots.contains(Slot::of(pin)).then_some(login);
+        let wanted = |(pin, login)| slots.contains(split.slot_of(pin)).then_some(login);
         self.logins.extend(logins.into_iter().filter_map(wanted));
         if let Some(silent) = self.silent.get_mut(from.index()) {
             *silent &= !is_last;
@@ -110,20 +111,21 @@ impl Announcements {
             let (worker, request) = (sides.number, sides.next_announcement());
             sides.counters[Count::Announces] += 1;
             self.all.push(Announcement::new(request, link, slots, sides.shards.shards()));
-            sides.shards.push_to_all(|| Downlink::Announce { worker, request, slots: slots.bits() });
+            // The shards know 64 groups, and answer with a few more logins where there are more slots.
+            sides.shards.push_to_all(|| Downlink::Announce { worker, request, slots: slots.folded() });
         }
     }
 
     /// Takes a shard's answer, or a part of it. An answer for a link that died meanwhile is dropped.
     pub(super) fn handle_part(
         &mut self,
+        split: Split,
         from: ShardId,
         request: u32,
-        logins: Vec<(Pin, ConnUp)>,
-        is_last: bool,
+        (logins, is_last): (Vec<(Pin, ConnUp)>, bool),
     ) {
         if let Some(one) = self.all.iter_mut().find(|one| one.request == request) {
-            one.handle_part(from, logins, is_last);
+            one.handle_part(split, from, logins, is_last);
         }
     }
 
@@ -181,15 +183,15 @@ mod tests {
     #[test]
     fn it_ends_when_every_shard_has_said_all() {
         let mut slots = SlotSet::EMPTY;
-        slots.insert(Slot::of(Pin(3 << 8)));
+        slots.insert(Split::Plain.slot_of(Pin(3 << 8)));
         let mut announcement = Announcement::new(1, LinkIndex(0), slots, 2);
         assert!(announcement.next_frame().is_none());
-        announcement.handle_part(ShardId(1), logins(1), false);
-        announcement.handle_part(ShardId(1), vec![(Pin(4 << 8), ConnUp::default())], true);
+        announcement.handle_part(Split::Plain, ShardId(1), logins(1), false);
+        announcement.handle_part(Split::Plain, ShardId(1), vec![(Pin(4 << 8), ConnUp::default())], true);
         let frame = announcement.next_frame().expect("one login");
         assert!(frame.connections.len() == 1 && frame.more, "another slot's login is not ours to tell");
         assert!(announcement.next_frame().is_none() && !announcement.is_finished());
-        announcement.handle_part(ShardId(0), logins(2_500), true);
+        announcement.handle_part(Split::Plain, ShardId(0), logins(2_500), true);
         let frames: Vec<_> = std::iter::from_fn(|| announcement.next_frame()).collect();
         let sizes: Vec<_> = frames.iter().map(|frame| (frame.connections.len(), frame.more)).collect();
         assert_eq!(sizes, [(1024, true), (1024, true), (452, false)]);
@@ -199,7 +201,7 @@ mod tests {
     #[test]
     fn nobody_is_announced_by_one_empty_frame() {
         let mut announcement = Announcement::new(1, LinkIndex(0), SlotSet::EMPTY, 1);
-        announcement.handle_part(ShardId(0), Vec::new(), true);
+        announcement.handle_part(Split::Plain, ShardId(0), Vec::new(), true);
         assert_eq!(announcement.next_frame(), Some(Announce::default()));
         assert!(announcement.is_finished() && announcement.next_frame().is_none());
     }

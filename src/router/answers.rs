@@ -75,14 +75,14 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::Slot;
+    use crate::router::Split;
     use bytes::Bytes;
     use moorline_proto::ids::{ConnKey, Pin};
     use moorline_proto::message;
     use moorline_proto::time::Instant;
 
     fn up(command: Command) -> Up {
-        let (key, slot) = (ConnKey::from_u64(9), Slot::of(Pin(0)));
+        let (key, slot) = (ConnKey::from_u64(9), Split::Plain.slot_of(Pin(0)));
         Up { key, slot, command, number: 7, is_dup: false, taken_at: Instant::ZERO, body: Bytes::new() }
     }
 

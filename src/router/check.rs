@@ -1,18 +1,18 @@
 //! Invariants of a router, for tests that call [`Router::check`] after every turn.
 
-use super::{LinkIndex, Router, SLOTS, Slot, SlotState};
+use super::{LinkIndex, Router, Slot, SlotState};
 
 impl Router {
     /// Panics if the parts of the router contradict each other.
     pub fn check(&self) {
         self.ups.parking.check();
-        let mut waiting = [0; SLOTS];
+        let mut waiting = vec![0; self.sides.split.slots()];
         for link in self.sides.links.iter() {
             let questions = link.pending.freeze().1.filter_map(|(up, _)| up);
             questions.for_each(|up| waiting[up.slot.index()] += 1);
         }
-        for (number, waiting) in (0..).zip(waiting) {
-            let slot = Slot::from_number(number).expect("64 slots");
+        for (slot, waiting) in Slot::all().zip(waiting) {
+            let number = slot.number();
             assert_eq!(self.ups.slots.waiting(slot), waiting, "questions of slot {number}");
             let (is_live, link) = match self.ups.slots.state(slot) {
                 SlotState::Live(link) => (true, link),
@@ -40,7 +40,7 @@ impl Router {
 
     /// True if every slot is live on a link, nothing waits and every question is answered.
     pub fn is_settled(&self) -> bool {
-        let mut slots = (0..).map_while(Slot::from_number);
+        let mut slots = Slot::all().take(self.sides.split.slots());
         let is_answered = self.sides.links.iter().all(|link| link.pending.len() == 0);
         is_answered
             && slots.all(|slot| self.link_of(slot).is_some())

@@ -8,7 +8,7 @@
 //! - The end of a login is kept until it has been read. When the link dies before, it is told again on the next one:
 //!   the link that the backend believes to speak for the session may be another one, which lives.
 
-use super::{SLOTS, Slot, SlotSet};
+use super::{Slot, SlotSet, Split};
 use moorline_proto::ids::ConnKey;
 use std::collections::VecDeque;
 
@@ -39,7 +39,7 @@ struct Position {
 #[derive(Debug)]
 pub(super) struct Confirmed {
     /// Last frame of each slot.
-    last: [Position; SLOTS],
+    last: Box<[Position]>,
     /// Largest number of a question that was answered, and of a barrier.
     read: Position,
     /// Barriers that were sent.
@@ -50,19 +50,24 @@ pub(super) struct Confirmed {
 
 impl Confirmed {
     /// A connection on which nothing was sent.
-    pub(super) const fn new() -> Self {
+    pub(super) fn new(split: Split) -> Self {
         let start = Position { question: 0, barrier: 0 };
-        Self { last: [start; SLOTS], read: start, barriers: 0, ends: VecDeque::new() }
+        Self { last: vec![start; split.slots()].into(), read: start, barriers: 0, ends: VecDeque::new() }
     }
 
     /// A connection that another process has spoken on, up to this question and this barrier: nothing is known to
     /// have been read.
-    pub(super) fn thaw(next_question: u64, barriers: u64, ends: impl Iterator<Item = End>) -> Self {
+    pub(super) fn thaw(
+        split: Split,
+        next_question: u64,
+        barriers: u64,
+        ends: impl Iterator<Item = End>,
+    ) -> Self {
         let last = Position { question: next_question, barrier: barriers + 1 };
         let ends = ends.map(|end| (last, end)).collect();
         // Whether the last barrier was answered is not known, and does not matter: it proves nothing of `last`.
         let read = Position { question: 0, barrier: barriers };
-        Self { last: [last; SLOTS], read, barriers, ends }
+        Self { last: vec![last; split.slots()].into(), read, barriers, ends }
     }
 
     /// Number of the last barrier, for the snapshot.
@@ -71,7 +76,7 @@ impl Confirmed {
     }
 
     /// A frame of this slot is sent now. `question`: its own number, or that of the next question.
-    pub(super) const fn on_sent(&mut self, slot: Slot, question: u64) {
+    pub(super) fn on_sent(&mut self, slot: Slot, question: u64) {
         self.last[slot.index()] = Position { question, barrier: self.barriers + 1 };
     }
 
@@ -150,17 +155,19 @@ mod tests {
 
     fn slots(numbers: &[u32]) -> SlotSet {
         let mut set = SlotSet::EMPTY;
-        numbers.iter().for_each(|number| set.insert(Slot::from_number(*number).expect("below 64")));
+        numbers
+            .iter()
+            .for_each(|number| _ = set.insert(Slot::from_number((*number).into()).expect("below 64")));
         set
     }
 
     fn end(slot: u32) -> End {
-        End { slot: Slot::from_number(slot).expect("below 64"), key: ConnKey::from_u64(1), code: 0 }
+        End { slot: Slot::from_number(slot.into()).expect("below 64"), key: ConnKey::from_u64(1), code: 0 }
     }
 
     #[test]
     fn an_answer_proves_what_was_sent_before_its_question() {
-        let (mut confirmed, all) = (Confirmed::new(), slots(&[1, 2, 3]));
+        let (mut confirmed, all) = (Confirmed::new(Split::Plain), slots(&[1, 2, 3]));
         assert!(confirmed.unconfirmed(all).is_empty());
         confirmed.on_sent(Slot::from_number(1).expect("a slot"), 1); // a login
         confirmed.on_sent(Slot::from_number(2).expect("a slot"), 1); // question 1
@@ -175,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_barrier_proves_what_was_sent_before_it_and_nothing_later() {
-        let (mut confirmed, all) = (Confirmed::new(), slots(&[1, 2]));
+        let (mut confirmed, all) = (Confirmed::new(Split::Plain), slots(&[1, 2]));
         confirmed.on_sent(Slot::from_number(1).expect("a slot"), 1);
         assert_eq!(confirmed.next_barrier(), Some(1));
         assert_eq!(confirmed.next_barrier(), None, "one at a time");
@@ -188,7 +195,8 @@ mod tests {
 
     #[test]
     fn the_answer_to_a_barrier_of_the_process_before_proves_nothing() {
-        let (mut confirmed, all) = (Confirmed::thaw(5, 3, std::iter::once(end(1))), slots(&[1]));
+        let (mut confirmed, all) =
+            (Confirmed::thaw(Split::Plain, 5, 3, std::iter::once(end(1))), slots(&[1]));
         confirmed.on_pong(3);
         assert_eq!((confirmed.unconfirmed(all), confirmed.ends().count()), (slots(&[1]), 1));
         let barrier = confirmed.next_barrier().expect("a barrier is free");
@@ -198,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_connection_of_the_process_before_can_be_asked_though_its_last_barrier_was_answered() {
-        let mut confirmed = Confirmed::thaw(5, 3, std::iter::once(end(1)));
+        let mut confirmed = Confirmed::thaw(Split::Plain, 5, 3, std::iter::once(end(1)));
         let barrier = confirmed.next_barrier().expect("a barrier is free");
         confirmed.on_pong(3); // late, of the process before
         assert_eq!(confirmed.ends().len(), 1);
@@ -208,7 +216,7 @@ mod tests {
 
     #[test]
     fn ends_are_kept_until_they_were_read_and_are_bounded() {
-        let mut confirmed = Confirmed::new();
+        let mut confirmed = Confirmed::new(Split::Plain);
         confirmed.on_end(end(1), 1);
         confirmed.on_end(end(2), 2);
         confirmed.on_answer(1);

@@ -89,6 +89,10 @@ counts! {
         Reroutes = counter "reroutes";
         /// Application frames lost with a link or for want of one; nobody waits for them.
         UpsDropped = counter "ups_dropped";
+        /// Answers of nodes that they do not own a user's slot.
+        SlotsMoved = counter "link_slots_moved";
+        /// Questions to nodes for the owners of slots.
+        SlotsAsked = counter "link_slots_asked";
         /// Announcements of slots to links begun.
         Announces = counter "announces";
         /// Logins named to backends in announcements.

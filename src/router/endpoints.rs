@@ -29,6 +29,8 @@ pub enum Balance {
     Hash,
     /// One weight for each endpoint.
     Weighted(Vec<u32>),
+    /// To the node of a cluster that owns the user's slot.
+    Cluster,
 }
 
 /// The endpoints of one worker.
@@ -75,9 +77,10 @@ impl Endpoints {
         &mut self.all[place]
     }
 
-    pub(super) const fn spread(&self) -> Spread {
+    /// The rule for backends of no cluster.
+    pub(super) const fn spread(&self) -> Spread<'static> {
         match self.balance {
-            Balance::LeastLoaded | Balance::Weighted(_) => Spread::ByWeight,
+            Balance::LeastLoaded | Balance::Weighted(_) | Balance::Cluster => Spread::ByWeight,
             Balance::Hash => Spread::ByHash,
         }
     }
@@ -105,7 +108,7 @@ impl Endpoints {
         let endpoint = &mut self.all[place];
         let full = match &self.balance {
             Balance::LeastLoaded => WEIGHT >> endpoint.slowness,
-            Balance::Hash => WEIGHT,
+            Balance::Hash | Balance::Cluster => WEIGHT,
             Balance::Weighted(weights) => WEIGHT * weights[place],
         };
         match endpoint.breaker.share(now) {
@@ -142,7 +145,7 @@ impl Endpoints {
                 && let Some(weight) = self.weight(now, link)
             {
                 let endpoint = self.of(link).name;
-                targets.push(Target { link, weight, endpoint });
+                targets.push(Target { link, weight, endpoint, node: links[link].node });
             }
         }
         targets
@@ -168,9 +171,10 @@ impl Endpoints {
         if self.is_alone() { Instant::FAR_FUTURE } else { self.next_look }
     }
 
-    /// Without a second endpoint there is nothing to compare and nobody to take over.
+    /// Without a second endpoint there is nothing to compare and nobody to take over. In a cluster no node does the work of
+    /// another one that lives.
     const fn is_alone(&self) -> bool {
-        self.all.len() < 2
+        self.all.len() < 2 || matches!(self.balance, Balance::Cluster)
     }
 
     /// True if links of other endpoints could do the work of the endpoint at `place`.

@@ -5,8 +5,9 @@
 //! read there, then what waited meanwhile, then new UPs. So a user's frames reach the backend in order across any
 //! number of failures.
 
+use super::cluster::Cluster;
 use super::counters::Count;
-use super::{Change, Failure, LinkIndex, Output, Router, Slot, SlotSet, SlotState};
+use super::{Change, Endpoints, Failure, LinkIndex, Output, Router, Slot, SlotSet, SlotState, Spread};
 
 impl Router {
     /// A link greeted: it takes slots that have no link, then its share of idle slots.
@@ -79,15 +80,17 @@ impl Router {
     /// Gives slots without a link to one. False: there is no link.
     pub(super) fn assign(&mut self) -> bool {
         let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
-        let moves = self.ups.slots.assign(&targets, self.endpoints.spread());
+        let spread = spread_of(&self.endpoints, self.cluster.as_deref());
+        let moves = self.ups.slots.assign(&targets, spread);
         self.announcements.begin(&mut self.sides, moves);
+        self.note_unassigned();
         !targets.is_empty()
     }
 
     /// Moves idle slots to where they should be, as far as they are idle now and their links' backends have read
     /// what was sent of them.
     pub(super) fn rebalance(&mut self) {
-        let spread = self.endpoints.spread();
+        let spread = spread_of(&self.endpoints, self.cluster.as_deref());
         let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
         let busy = self.ups.slots.busy().union(self.ups.parking.occupied());
         let unconfirmed =
@@ -147,4 +150,9 @@ impl Router {
             self.announcements.begin(&mut self.sides, vec![(link, slots)]);
         }
     }
+}
+
+/// The rule by which slots go to links.
+fn spread_of<'a>(endpoints: &Endpoints, cluster: Option<&'a Cluster>) -> Spread<'a> {
+    cluster.map_or_else(|| endpoints.spread(), Cluster::spread)
 }

@@ -56,6 +56,7 @@ impl Router {
             sides,
             endpoints: _, // breakers and averages begin anew
             greetings: _,
+            cluster: _, // the owners are asked for again
             ups,
             announcements,
             logins,
@@ -185,6 +186,9 @@ impl Router {
             up.is_dup = true;
             self.ups.parking.requeue(up);
         }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.note_behind();
+        }
         // Slots of links that are gone: no other link may become ready and take them.
         self.assign();
         self.needs_balance = true;
@@ -218,7 +222,7 @@ pub fn queued_bodies(router: &Router, found: &mut Vec<Bytes>) {
 }
 
 fn thaw_parked(record: &ParkedRecord, from: &Records) -> Result<(Slot, Parked), SnapshotError> {
-    let slot = Slot::from_number(record.slot).ok_or_else(|| from.contradiction("there is no such slot"))?;
+    let slot = slot_of(record.slot).ok_or_else(|| from.contradiction("there is no such slot"))?;
     let parked = match (&record.up, &record.login, record.ended) {
         (Some(up), _, _) => Parked::Up(thaw_up(up, from)?),
         (None, Some(login), _) => Parked::Change(Change::Up(Box::new(ConnUp::from(login)))),
@@ -231,7 +235,7 @@ fn thaw_parked(record: &ParkedRecord, from: &Records) -> Result<(Slot, Parked), 
 }
 
 fn freeze_parked(slot: Slot, parked: &Parked, out: &mut Section) {
-    let mut record = ParkedRecord { slot: slot.number(), ..ParkedRecord::default() };
+    let mut record = ParkedRecord { slot: slot.number().into(), ..ParkedRecord::default() };
     match parked {
         Parked::Up(up) => record.up = Some(freeze_up(up, out)),
         Parked::Change(Change::Up(login)) => record.login = Some(LoginRecord::from(login.as_ref())),
@@ -243,23 +247,27 @@ fn freeze_parked(slot: Slot, parked: &Parked, out: &mut Section) {
 impl From<End> for ParkedRecord {
     fn from(end: End) -> Self {
         let End { slot, key, code } = end;
-        Self { slot: slot.number(), ended: Some(key.as_u64()), code, ..Self::default() }
+        Self { slot: slot.number().into(), ended: Some(key.as_u64()), code, ..Self::default() }
     }
 }
 
 impl End {
     /// Reads an end that a link kept; `None`: the record is of something else.
     pub(super) fn thaw(record: &ParkedRecord) -> Option<Self> {
-        let (slot, key) = (Slot::from_number(record.slot)?, ConnKey::from_u64(record.ended?));
+        let (slot, key) = (slot_of(record.slot)?, ConnKey::from_u64(record.ended?));
         Some(Self { slot, key, code: record.code })
     }
+}
+
+fn slot_of(number: u32) -> Option<Slot> {
+    Slot::from_number(number.into())
 }
 
 fn freeze_up(up: &Up, out: &mut Section) -> UpRecord {
     let Up { key, slot, command, number, is_dup, taken_at, body } = up;
     UpRecord {
         key: key.as_u64(),
-        slot: slot.number(),
+        slot: slot.number().into(),
         command: command.byte().into(),
         number: *number,
         is_dup: *is_dup,
@@ -273,7 +281,7 @@ fn thaw_up(record: &UpRecord, from: &Records) -> Result<Up, SnapshotError> {
     let command = u8::try_from(command).ok().and_then(Command::from_byte);
     Ok(Up {
         key: ConnKey::from_u64(key),
-        slot: Slot::from_number(slot).ok_or_else(|| from.contradiction("there is no such slot"))?,
+        slot: slot_of(slot).ok_or_else(|| from.contradiction("there is no such slot"))?,
         command: command.ok_or_else(|| from.contradiction("a client's frame has no command"))?,
         number,
         is_dup,

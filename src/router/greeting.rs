@@ -20,6 +20,7 @@ use moorline_proto::link::{
     Secret, Transcript,
 };
 use moorline_proto::message::backend::{LinkChallenge, LinkHello, LinkNotice, LinkProof, Notice, Outcome};
+use moorline_proto::slots::node_of;
 use moorline_proto::time::Instant;
 
 /// Longest name of a store, in bytes [B-5.7].
@@ -158,6 +159,7 @@ impl Link {
         }
         self.knows_too_large = hello.outcome_max >= Outcome::TooLarge as u32;
         self.store = hello.store.clone();
+        self.node = node_of(hello.cluster_node).map_err(|()| LinkError::Body(frame.kind))?;
         Ok(hello)
     }
 }
@@ -176,6 +178,11 @@ impl Router {
         let (worker, now) = (self.sides.number, self.sides.now);
         let link = &mut self.sides.links[index];
         let hello = link.on_hello(frame)?;
+        match (self.cluster.is_some(), link.node.is_some()) {
+            (false, true) => return Err(Failure::IsCluster),
+            (true, false) => return Err(Failure::NoCluster),
+            _ => {}
+        }
         let address = link.endpoint().clone();
         if let Err(other) = self.settings.stores.claim(now, (worker, index), &address, &hello) {
             self.sides.counters[Count::LinkStoresRefused] += 1;

@@ -7,7 +7,7 @@
 
 use super::greeting::Greeting;
 use super::{
-    Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Taken, Up,
+    Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Split, Taken, Up,
 };
 use crate::messages::PushRef;
 use crate::snapshot::{LinkRecord, ParkedRecord};
@@ -16,6 +16,7 @@ use moorline_proto::frame::Command;
 use moorline_proto::link::{self, Endpoint, Kind, LinkDecoder, LinkError, LinkFrame};
 use moorline_proto::message::backend::{self, ConnDown, LinkHello, PushOutcome, PushResult};
 use moorline_proto::random::Random;
+use moorline_proto::slots::{NodeId, node_of};
 use moorline_proto::time::{Duration, Instant};
 use prost::Message;
 use std::ops::{Index, IndexMut};
@@ -72,6 +73,9 @@ pub(super) struct Link {
     pub(super) knows_too_large: bool,
     /// Store of the backend, as its HELLO named it; empty: it named none.
     pub(super) store: Bytes,
+    /// Node of a cluster at the other end, by its HELLO.
+    pub(super) node: Option<NodeId>,
+    split: Split,
     endpoint: Endpoint,
     /// Place and generation in the process before; `None`: the same as now, or another connection.
     earlier_name: Option<(u16, u32)>,
@@ -88,16 +92,18 @@ pub(super) struct Link {
 
 impl Link {
     /// A closed link whose first try is due at once.
-    pub(super) fn new(endpoint: Endpoint, settings: &LinkSettings) -> Self {
+    pub(super) fn new(endpoint: Endpoint, settings: &LinkSettings, split: Split) -> Self {
         let backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
         Self {
             state: LinkState::new(settings.times, backoff),
             pending: Pending::new(settings.up_timeout.saturating_mul(FORGET_TIMEOUTS)),
-            confirmed: Confirmed::new(),
+            confirmed: Confirmed::new(split),
             greeting: None,
             is_encrypted: false,
             knows_too_large: false,
             store: Bytes::new(),
+            node: None,
+            split,
             endpoint,
             earlier_name: None,
             output: BytesMut::new(),
@@ -122,6 +128,8 @@ impl Link {
             is_encrypted: _, // its layer goes with its socket
             knows_too_large,
             store,
+            node,
+            split: _,
             endpoint: _,
             earlier_name: _, // a second hot restart forgets it: those outcomes are dropped
             output,
@@ -141,6 +149,7 @@ impl Link {
             barriers: confirmed.barriers(),
             knows_too_large: *knows_too_large,
             store: store.clone(),
+            cluster_node: node.map_or(0, |node| u32::from(node.0) + 1),
             ends: confirmed.ends().map(ParkedRecord::from).collect(),
             ..LinkRecord::default()
         };
@@ -157,9 +166,10 @@ impl Link {
         self.state.thaw(record);
         self.credit = (record.credit as usize).min(CREDIT_MAX);
         self.pending = Pending::thaw(self.up_timeout.saturating_mul(FORGET_TIMEOUTS), record.base, pending);
-        self.confirmed = Confirmed::thaw(self.pending.next_correlation(), record.barriers, ends);
+        self.confirmed = Confirmed::thaw(self.split, self.pending.next_correlation(), record.barriers, ends);
         self.knows_too_large = record.knows_too_large;
         self.store = record.store.clone();
+        self.node = node_of(record.cluster_node).unwrap_or_default();
         self.is_encrypted = record.layer.is_some();
         self.decoder.open();
         matches!(self.decoder.decode(&mut Bytes::copy_from_slice(&record.partial)), Ok(None))
@@ -184,9 +194,10 @@ impl Link {
         self.earlier_name = None;
         self.decoder = LinkDecoder::greeting();
         (self.greeting, self.knows_too_large, self.store) = (None, false, Bytes::new());
+        self.node = None;
         self.is_encrypted = false;
         self.outcomes = Vec::new();
-        self.confirmed = Confirmed::new();
+        self.confirmed = Confirmed::new(self.split);
         self.credit = CREDIT_DEFAULT;
         self.state.on_failed(now, random)
     }
@@ -261,6 +272,13 @@ impl Link {
     pub(super) fn drain_questions(&mut self) -> Vec<Up> {
         self.pending_bytes = 0;
         self.pending.drain_waiting()
+    }
+
+    /// Takes questions back that another link will ask, in order. Their answers, which may still come, are late.
+    pub(super) fn take_back_questions(&mut self, now: Instant, is_wanted: impl Fn(&Up) -> bool) -> Vec<Up> {
+        let taken = self.pending.take_back(now, is_wanted);
+        self.pending_bytes -= taken.iter().map(|up| up.body.len()).sum::<usize>();
+        taken
     }
 
     /// Encodes an UP into the output; a question is remembered until it is answered.
@@ -386,9 +404,9 @@ pub(super) struct Links(Vec<Link>);
 
 impl Links {
     /// `each` closed links to every endpoint. Panics above 65,535 links.
-    pub(super) fn new(endpoints: &[Endpoint], each: usize, settings: &LinkSettings) -> Self {
+    pub(super) fn new(endpoints: &[Endpoint], each: usize, settings: &LinkSettings, split: Split) -> Self {
         let places = endpoints.iter().flat_map(|endpoint| std::iter::repeat_n(endpoint.clone(), each));
-        let links: Vec<Link> = places.map(|endpoint| Link::new(endpoint, settings)).collect();
+        let links: Vec<Link> = places.map(|endpoint| Link::new(endpoint, settings, split)).collect();
         assert!(u16::try_from(links.len()).is_ok(), "a router has at most 65,535 links");
         Self(links)
     }

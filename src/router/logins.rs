@@ -1,7 +1,7 @@
 //! HELLOs: judged here, or by the backend that speaks for the user. Pure.
 
 use super::counters::Count;
-use super::{Endpoints, LinkIndex, Pending, Sides, Slot, SlotState, Slots, Taken};
+use super::{Endpoints, LinkIndex, Pending, Sides, SlotState, Slots, Taken};
 use crate::auth::{self, Judge};
 use crate::messages::{Admission, Downlink};
 use crate::shard_map::UserKey;
@@ -172,7 +172,7 @@ impl Logins {
         let has_room = |link: &LinkIndex| {
             sides.links[*link].has_output_room() && self.asked[link.index()].has_room(ASKED_MAX)
         };
-        let own = match slots.state(Slot::of(self.key.pin(uid))) {
+        let own = match slots.state(sides.split.slot_of(self.key.pin(uid))) {
             SlotState::Live(link) => Some(link),
             SlotState::Announcing(_) | SlotState::Unassigned => None,
         };

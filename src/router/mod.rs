@@ -29,6 +29,7 @@
 //! | `freezing` | the state written down, and read in the process that takes over |
 //! | `links`, `state`, `pending`, `confirmed`, `backoff` | a link: its buffers, phase, questions, what was read, retries |
 //! | `slots`, `endpoints`, `breaker` | which link takes which users |
+//! | `cluster` | slots of a cluster, by the answers of its nodes |
 //! | `ups`, `parking`, `answers` | client frames: sent, waiting, answered |
 //! | `announce`, `outbox` | announcements; batches for shards |
 //! | `logins`, `push`, `rooms` | HELLOs; pushes and kicks; bindings, digests, questions |
@@ -39,6 +40,7 @@ mod answers;
 mod backoff;
 mod breaker;
 mod check;
+mod cluster;
 mod confirmed;
 mod counters;
 mod endpoints;
@@ -71,7 +73,7 @@ pub use links::LinkSettings;
 pub use overload::OverloadLimits;
 pub use parking::ParkingLimits;
 pub use pressure::Load;
-pub use slots::{LinkIndex, Slot};
+pub use slots::{LinkIndex, Split};
 pub use state::{Failure, LinkTimes};
 pub use stores::Stores;
 
@@ -82,6 +84,7 @@ use announce::Announcements;
 use answers::Answers;
 use backoff::Backoff;
 use breaker::{Breaker, Share};
+use cluster::Cluster;
 use confirmed::{Confirmed, End};
 use endpoints::Endpoints;
 use greeting::GreetingLog;
@@ -89,6 +92,8 @@ use links::Links;
 use logins::Logins;
 use moorline_proto::ids::ShardId;
 use moorline_proto::link::Endpoint;
+pub use moorline_proto::slots::Slot;
+use moorline_proto::slots::SlotSet;
 use moorline_proto::time::Instant;
 use outbox::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX, Outbox};
 use overload::Overload;
@@ -98,7 +103,7 @@ use pressure::Pressure;
 use push::Pushes;
 use rooms::Rooms;
 use sides::Sides;
-use slots::{Moves, SLOTS, SlotSet, SlotState, Slots, Spread, Target, WEIGHT};
+use slots::{Moves, SlotState, Slots, Spread, Target, WEIGHT};
 use state::{Due, LinkState, Phase};
 use up::Up;
 use ups::Ups;
@@ -173,6 +178,8 @@ pub struct Router {
     rooms: Rooms,
     pressure: Pressure,
     greetings: GreetingLog,
+    /// `None`: backends are of no cluster.
+    cluster: Option<Box<Cluster>>,
     /// Slots may sit unevenly on the links.
     needs_balance: bool,
     /// Output was sent that something waits for: the next turn begins at once.
@@ -184,20 +191,22 @@ impl Router {
     pub fn new(settings: RouterSettings, judge: Judge, now: Instant) -> Self {
         let RouterSettings { number, link, shard_map, .. } = &settings;
         let (shards, balance) = (shard_map.shards(), settings.balance.clone());
-        let links = Links::new(&settings.endpoints, settings.links_per_endpoint, link);
+        let split = Split::of(shard_map.key().pins());
+        let links = Links::new(&settings.endpoints, settings.links_per_endpoint, link, split);
         let capacity = link.hello.capacity;
         Self {
             endpoints: Endpoints::new(&settings.endpoints, settings.links_per_endpoint, balance),
-            ups: Ups::new(settings.parking, settings.overload, link),
+            ups: Ups::new(settings.parking, settings.overload, link, split),
             announcements: Announcements::default(),
             logins: Logins::new(judge, links.indices().count(), link.up_timeout, shard_map.key()),
             pushes: Pushes::new(shard_map.clone(), settings.compress_min, link.body_max, shards),
             rooms: Rooms::new(shard_map.clone()),
             pressure: Pressure::new(capacity, *number == 0),
             greetings: GreetingLog::default(),
+            cluster: (split == Split::Cluster).then(Box::default),
             needs_balance: false,
             is_hurried: false,
-            sides: Sides::new(*number, links, shards, settings.seed, now),
+            sides: Sides::new(*number, (links, split), shards, settings.seed, now),
             settings,
         }
     }
@@ -235,6 +244,7 @@ impl Router {
         self.ups.expire(&mut self.sides, &mut self.endpoints);
         self.logins.expire(&mut self.sides, &mut self.endpoints);
         self.trip_breakers();
+        self.go_on_with_slots();
         self.needs_balance |= self.endpoints.look_around(now);
         if self.needs_balance {
             self.rebalance();
@@ -305,6 +315,7 @@ impl Router {
             self.pressure.next_deadline(&self.ups.overload),
             self.endpoints.next_deadline(),
             self.logins.next_deadline(),
+            self.cluster.as_ref().map_or(Instant::FAR_FUTURE, |cluster| cluster.next_deadline()),
         ];
         deadlines.into_iter().min().unwrap_or(Instant::FAR_FUTURE)
     }

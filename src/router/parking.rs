@@ -3,7 +3,7 @@
 //! UPs wait here when their slot has no announced link, or the link has no credit or no room. Login
 //! changes that come behind them wait in the same line. Bounded by [`ParkingLimits`].
 
-use super::{End, SLOTS, Slot, SlotSet, Up};
+use super::{End, Slot, SlotSet, Split, Up};
 use bytes::Bytes;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::ConnUp;
@@ -38,7 +38,7 @@ pub(super) enum Change {
 /// The lines of all slots.
 #[derive(Debug)]
 pub(super) struct Parking {
-    lines: [VecDeque<Parked>; SLOTS],
+    lines: Box<[VecDeque<Parked>]>,
     occupied: SlotSet,
     limits: ParkingLimits,
     up_timeout: Duration,
@@ -47,13 +47,13 @@ pub(super) struct Parking {
     bytes: usize,
     changes: usize,
     /// Logins that began, by slot.
-    logins: [usize; SLOTS],
+    logins: Box<[usize]>,
 }
 
 impl Parking {
-    pub(super) const fn new(limits: ParkingLimits, up_timeout: Duration) -> Self {
+    pub(super) fn new(limits: ParkingLimits, up_timeout: Duration, split: Split) -> Self {
         Self {
-            lines: [const { VecDeque::new() }; SLOTS],
+            lines: std::iter::repeat_with(VecDeque::new).take(split.slots()).collect(),
             occupied: SlotSet::EMPTY,
             limits,
             up_timeout,
@@ -61,7 +61,7 @@ impl Parking {
             frames: 0,
             bytes: 0,
             changes: 0,
-            logins: [0; SLOTS],
+            logins: vec![0; split.slots()].into(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Parking {
                 self.occupied.remove(slot);
             }
         }
-        self.logins = [0; SLOTS];
+        self.logins.fill(0);
         std::mem::take(&mut self.changes)
     }
 
@@ -259,7 +259,7 @@ impl Parking {
     pub(super) fn check(&self) {
         let (mut frames, mut bytes, mut changes) = (0, 0, 0);
         for (number, line) in (0..).zip(&self.lines) {
-            let slot = Slot::from_number(number).expect("64 slots");
+            let slot = Slot::at(number).expect("a slot");
             assert_eq!(
                 line.is_empty(),
                 self.is_empty(slot),
@@ -302,7 +302,7 @@ mod tests {
     fn up(slot: u32, number: u32, taken_at_s: u64) -> Up {
         Up {
             key: ConnKey::from_u64(1),
-            slot: Slot::of(Pin(slot << 8)),
+            slot: Split::Plain.slot_of(Pin(slot << 8)),
             command: Command::Send,
             number,
             is_dup: false,
@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn parking(frames: usize, bytes: usize, changes: usize) -> Parking {
-        Parking::new(ParkingLimits { frames, bytes, changes }, Duration::from_secs(3))
+        Parking::new(ParkingLimits { frames, bytes, changes }, Duration::from_secs(3), Split::Plain)
     }
 
     fn numbers(parking: &mut Parking, slot: u32) -> Vec<u32> {
@@ -320,20 +320,20 @@ mod tests {
             Parked::Up(up) => up.number,
             Parked::Change(_) => 0,
         };
-        std::iter::from_fn(|| parking.pop(Slot::of(Pin(slot << 8)))).map(number).collect()
+        std::iter::from_fn(|| parking.pop(Split::Plain.slot_of(Pin(slot << 8)))).map(number).collect()
     }
 
     #[test]
     fn lines_keep_their_order_with_what_came_back_ahead() {
         let mut parking = parking(10, 1_000, 10);
-        let slot = Slot::of(Pin(0));
+        let slot = Split::Plain.slot_of(Pin(0));
         parking.try_park(up(0, 3, 0)).expect("room");
         parking.try_park_change(slot, Change::Down { key: ConnKey::from_u64(1), code: 0 }).expect("room");
         parking.try_park(up(1, 9, 0)).expect("room");
         for number in [2, 1] {
             parking.requeue(up(0, number, 0));
         }
-        assert_eq!(parking.occupied().bits(), 0b11);
+        assert_eq!(parking.occupied().words(), [0b11]);
         assert_eq!(numbers(&mut parking, 0), [1, 2, 3, 0]);
         assert_eq!(numbers(&mut parking, 1), [9]);
         assert!(parking.occupied().is_empty() && parking.frames() == 0 && parking.bytes() == 0);
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(by_frames.try_park(up(2, 3, 0)).expect_err("full").number, 3);
         let mut by_bytes = parking(9, 15, 1);
         assert!(by_bytes.try_park(up(0, 1, 0)).is_ok() && by_bytes.try_park(up(0, 2, 0)).is_err());
-        let slot = Slot::of(Pin(0));
+        let slot = Split::Plain.slot_of(Pin(0));
         let (login, down) =
             (|| Change::Up(Box::default()), Change::Down { key: ConnKey::from_u64(1), code: 0 });
         assert!(by_bytes.try_park_change(slot, login()).is_ok());
@@ -359,7 +359,8 @@ mod tests {
     #[test]
     fn ups_time_out_in_order_past_login_changes() {
         let mut parking = parking(10, 1_000, 10);
-        let (slot, at) = (Slot::of(Pin(0)), |secs: u64| Instant::from_nanos(secs * 1_000_000_000));
+        let (slot, at) =
+            (Split::Plain.slot_of(Pin(0)), |secs: u64| Instant::from_nanos(secs * 1_000_000_000));
         assert_eq!(parking.next_deadline(), Instant::FAR_FUTURE);
         let down = Change::Down { key: ConnKey::from_u64(1), code: 0 };
         parking.try_park_change(slot, down).expect("room");

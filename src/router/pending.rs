@@ -158,6 +158,21 @@ impl<T> Pending<T> {
         self.trim();
     }
 
+    /// Takes the questions back that `is_wanted`, in order. Their answers are late ones.
+    pub(super) fn take_back(&mut self, now: Instant, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let forget_at = now + self.forget_after;
+        self.earliest = self.earliest.min(forget_at);
+        let mut taken = Vec::new();
+        for entry in &mut self.ring {
+            if matches!(entry, Entry::Waiting { item, .. } if is_wanted(item))
+                && let Entry::Waiting { item, .. } = std::mem::replace(entry, Entry::TimedOut { forget_at })
+            {
+                taken.push(item);
+            }
+        }
+        taken
+    }
+
     /// Empties the table: the questions that still wait, in order. Numbers go on from where they were.
     pub(super) fn drain_waiting(&mut self) -> Vec<T> {
         self.base = self.next_correlation();

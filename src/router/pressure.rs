@@ -90,7 +90,7 @@ impl Pressure {
     fn held_slots(&self, parking: &Parking) -> [u64; Lane::ALL.len()] {
         let mut held = [0; Lane::ALL.len()];
         for slot in parking.occupied().iter() {
-            let (length, bit) = (parking.len_of(slot), 1 << slot.index());
+            let (length, bit) = (parking.len_of(slot), 1 << (slot.index() % 64));
             for (lane, from) in HELD_FROM.into_iter().enumerate() {
                 let was_held = self.held[lane] & bit != 0;
                 if length >= from || (was_held && length > from / 2) {

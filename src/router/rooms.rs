@@ -4,7 +4,7 @@
 //! all shards; every live link is sent the digest of the users that it speaks for.
 
 use super::counters::Count;
-use super::{LinkIndex, Sides, Slot, Slots};
+use super::{LinkIndex, Sides, Slots, Split};
 use crate::messages::{Downlink, Push, PushRef, Target};
 use crate::shard_map::ShardMap;
 use crate::snapshot::{PushRefRecord, QueryRecord};
@@ -80,7 +80,7 @@ impl Rooms {
         frame: &LinkFrame,
     ) -> Result<(), LinkError> {
         let Bind { handles, room, version, reset } = frame.message()?;
-        let reset = reset.then(|| (sides.number, slots.live_on(index).bits()));
+        let reset = reset.then(|| (sides.number, slots.live_on(index).folded()));
         let room: Arc<str> = checked(room, Kind::Bind)?.into();
         let parts = sides.shards.by_shard(&handles);
         for (shard, keys) in sides.shards.ids().zip(parts) {
@@ -183,7 +183,8 @@ impl Rooms {
             }
             let live = slots.live_on(index);
             let mut sums: BTreeMap<&str, RoomDigest> = BTreeMap::new();
-            let mine = entries.iter().filter(|(slot, _)| live.contains(Slot::of(Pin(*slot << 8))));
+            let mine =
+                entries.iter().filter(|(slot, _)| live.contains(Split::Plain.slot_of(Pin(*slot << 8))));
             for (_, part) in mine {
                 let sum = sums.entry(&part.room).or_default();
                 sum.members += part.members;

@@ -1,7 +1,7 @@
 //! Both sides of a router: its links toward backends, its lanes toward shards, the orders to its owner, and the
 //! counters of everything that passes. Every part of a router works on them. Pure.
 
-use super::{Counters, LinkIndex, Links, Outbox, Output};
+use super::{Counters, LinkIndex, Links, Outbox, Output, Split};
 use crate::messages::PushRef;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 pub(super) struct Sides {
     /// Number of the worker.
     pub(super) number: u16,
+    /// Rule that puts users into slots.
+    pub(super) split: Split,
     /// Time of the input that is handled.
     pub(super) now: Instant,
     pub(super) links: Links,
@@ -27,10 +29,17 @@ pub(super) struct Sides {
 }
 
 impl Sides {
-    pub(super) fn new(number: u16, links: Links, shards: usize, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(
+        number: u16,
+        (links, split): (Links, Split),
+        shards: usize,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let (shards, outputs, counters) = (Outbox::new(shards), VecDeque::new(), Counters::default());
         Self {
             number,
+            split,
             now,
             links,
             shards,

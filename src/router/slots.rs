@@ -1,4 +1,4 @@
-//! Assignment of users to links: 64 slots of pins, each on one link at a time. Pure.
+//! Assignment of users to links: slots of pins, each on one link at a time. Pure.
 //!
 //! ```text
 //! Unassigned --assign--> Announcing(link) --set_live--> Live(link)
@@ -7,98 +7,44 @@
 //!      +-------------------------- free_of (dead) ---------+
 //! ```
 
+use crate::shard_map::Pins;
 use moorline_proto::ids::Pin;
 use moorline_proto::random::mix;
+use moorline_proto::slots::{NodeId, SLOTS, Slot, SlotSet, SlotTable};
 
-/// Slots of one worker.
-pub(super) const SLOTS: usize = 64;
+/// Slots of one worker whose users are spread over links by a hash of their own.
+const PLAIN_SLOTS: usize = 64;
 
-/// One group of pins ([`Pin::slot`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(u8);
-
-impl Slot {
-    /// The slot of a pin.
-    #[allow(clippy::cast_possible_truncation)] // below 64
-    pub const fn of(pin: Pin) -> Self {
-        Self(pin.slot() as u8)
-    }
-
-    /// The slot of a number, if there is one.
-    pub fn from_number(number: u32) -> Option<Self> {
-        u8::try_from(number).ok().filter(|number| usize::from(*number) < SLOTS).map(Self)
-    }
-
-    /// Number of the slot, for [`Self::from_number`].
-    pub fn number(self) -> u32 {
-        self.0.into()
-    }
-
-    /// Index into per-slot arrays.
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
+/// Rule that puts users into slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// 64 slots of the worker's own ([`Pin::slot`]).
+    Plain,
+    /// The 1,024 slots of a cluster.
+    Cluster,
 }
 
-/// A set of slots; bit i is slot i.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SlotSet(u64);
-
-impl SlotSet {
-    /// No slot.
-    pub(super) const EMPTY: Self = Self(0);
-
-    /// The set of these bits.
-    pub(super) const fn from_bits(bits: u64) -> Self {
-        Self(bits)
+impl Split {
+    /// Returns the rule of pins.
+    pub const fn of(pins: Pins) -> Self {
+        if matches!(pins, Pins::Cluster) { Self::Cluster } else { Self::Plain }
     }
 
-    /// Bits that cross threads.
-    pub(super) const fn bits(self) -> u64 {
-        self.0
+    /// Number of slots.
+    pub(super) const fn slots(self) -> usize {
+        match self {
+            Self::Plain => PLAIN_SLOTS,
+            Self::Cluster => SLOTS,
+        }
     }
 
-    /// Adds one.
-    pub(super) const fn insert(&mut self, slot: Slot) {
-        self.0 |= 1 << slot.0;
-    }
-
-    /// Takes one out.
-    pub(super) const fn remove(&mut self, slot: Slot) {
-        self.0 &= !(1 << slot.0);
-    }
-
-    /// True if it is in.
-    pub(super) const fn contains(self, slot: Slot) -> bool {
-        self.0 >> slot.0 & 1 == 1
-    }
-
-    /// True if none is in.
-    pub(super) const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Union of both sets.
-    #[must_use]
-    pub(super) const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Every member once, beginning at number `first` (modulo 64) and going round.
-    #[allow(clippy::cast_possible_truncation)] // all below 64
-    pub(super) fn iter_from(self, first: usize) -> impl Iterator<Item = Slot> {
-        let first = (first % SLOTS) as u8;
-        let mut rest = self.0.rotate_right(u32::from(first));
-        std::iter::from_fn(move || {
-            let next = (rest != 0).then(|| rest.trailing_zeros() as u8)?;
-            rest &= rest - 1;
-            Some(Slot((next + first) % SLOTS as u8))
-        })
-    }
-
-    /// Every member, lowest first.
-    pub(super) fn iter(self) -> impl Iterator<Item = Slot> {
-        self.iter_from(0)
+    /// Returns the slot of a pin.
+    pub fn slot_of(self, pin: Pin) -> Slot {
+        let number = match self {
+            Self::Plain => u64::from(pin.slot()),
+            Self::Cluster => pin.cluster_slot().into(),
+        };
+        Slot::from_number(number).unwrap_or(Slot::FIRST)
     }
 }
 
@@ -127,8 +73,8 @@ pub(super) enum SlotState {
 /// The slots of one worker.
 #[derive(Debug)]
 pub(super) struct Slots {
-    states: [SlotState; SLOTS],
-    waiting: [u32; SLOTS],
+    states: Box<[SlotState]>,
+    waiting: Box<[u32]>,
 }
 
 /// A link that takes slots.
@@ -140,31 +86,35 @@ pub(super) struct Target {
     pub(super) weight: u32,
     /// Hash of the endpoint's name, the same in every gateway.
     pub(super) endpoint: u64,
+    /// Node of the cluster at the other end.
+    pub(super) node: Option<NodeId>,
 }
 
 /// Weight of a healthy endpoint.
 pub(super) const WEIGHT: u32 = 1_000;
 
 /// Rule that spreads slots over targets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spread {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spread<'a> {
     /// In proportion to the weights.
     ByWeight,
     /// A slot goes to the same endpoint from every worker and gateway that has the same endpoints
     /// (rendezvous hashing, Thaler and Ravishankar, 1998): when one is lost, only its slots move.
     ByHash,
+    /// A slot goes to a link of the node that owns it, unless it is one of those that wait.
+    ByOwner(&'a SlotTable, &'a SlotSet),
 }
 
 /// Slots that go to a link, to be announced there.
 pub(super) type Moves = Vec<(LinkIndex, SlotSet)>;
 
-impl Default for Slots {
-    fn default() -> Self {
-        Self { states: [SlotState::Unassigned; SLOTS], waiting: [0; SLOTS] }
-    }
-}
-
 impl Slots {
+    /// Slots without links.
+    pub(super) fn new(split: Split) -> Self {
+        let count = split.slots();
+        Self { states: vec![SlotState::Unassigned; count].into(), waiting: vec![0; count].into() }
+    }
+
     /// Every slot's state, as a number: 0 without a link, else 1 + 2 x link, and one more while it is announced.
     pub(super) fn freeze(&self) -> Vec<u32> {
         let Self { states, waiting: _ } = self;
@@ -189,22 +139,22 @@ impl Slots {
     }
 
     /// State of a slot.
-    pub(super) const fn state(&self, slot: Slot) -> SlotState {
+    pub(super) fn state(&self, slot: Slot) -> SlotState {
         self.states[slot.index()]
     }
 
     /// One more question of this slot waits for its answer.
-    pub(super) const fn on_asked(&mut self, slot: Slot) {
+    pub(super) fn on_asked(&mut self, slot: Slot) {
         self.waiting[slot.index()] += 1;
     }
 
     /// One fewer.
-    pub(super) const fn on_settled(&mut self, slot: Slot) {
+    pub(super) fn on_settled(&mut self, slot: Slot) {
         self.waiting[slot.index()] -= 1;
     }
 
     /// Unanswered questions of a slot.
-    pub(super) const fn waiting(&self, slot: Slot) -> u32 {
+    pub(super) fn waiting(&self, slot: Slot) -> u32 {
         self.waiting[slot.index()]
     }
 
@@ -227,27 +177,45 @@ impl Slots {
         freed
     }
 
+    /// These slots are without a link.
+    pub(super) fn free(&mut self, slots: &SlotSet) {
+        slots.iter().for_each(|slot| self.states[slot.index()] = SlotState::Unassigned);
+    }
+
+    /// Slots without a link.
+    pub(super) fn unassigned(&self) -> SlotSet {
+        self.select(|_, state| state == SlotState::Unassigned)
+    }
+
+    /// Slots of a set that are on a link, or on their way to it.
+    pub(super) fn on(&self, link: LinkIndex, of: &SlotSet) -> SlotSet {
+        self.select(|slot, state| {
+            of.contains(slot)
+                && matches!(state, SlotState::Announcing(on) | SlotState::Live(on) if on == link)
+        })
+    }
+
     /// Gives every slot without a link to one of `targets`.
-    pub(super) fn assign(&mut self, targets: &[Target], spread: Spread) -> Moves {
-        let free = self.select(|_, state| state == SlotState::Unassigned);
+    pub(super) fn assign(&mut self, targets: &[Target], spread: Spread<'_>) -> Moves {
+        let free = self.unassigned();
         self.place(free, targets, spread)
     }
 
     /// Moves live slots outside `busy` to their best links, and off links that are not targets.
-    pub(super) fn rebalance(&mut self, targets: &[Target], spread: Spread, busy: SlotSet) -> Moves {
+    pub(super) fn rebalance(&mut self, targets: &[Target], spread: Spread<'_>, busy: SlotSet) -> Moves {
         let movable = self.select(|slot, state| matches!(state, SlotState::Live(_)) && !busy.contains(slot));
         self.place(movable, targets, spread)
     }
 
     /// Slots that should move, busy or not.
-    pub(super) fn away(&self, targets: &[Target], spread: Spread) -> SlotSet {
+    pub(super) fn away(&self, targets: &[Target], spread: Spread<'_>) -> SlotSet {
         let loads = self.loads(targets);
         self.select(|slot, _| self.better(slot, targets, &loads, spread).is_some())
     }
 
     /// True if [`Self::rebalance`] would have nothing to move even if no slot were busy.
     #[cfg(test)]
-    fn is_balanced(&self, targets: &[Target], spread: Spread) -> bool {
+    fn is_balanced(&self, targets: &[Target], spread: Spread<'_>) -> bool {
         self.away(targets, spread).is_empty()
     }
 
@@ -269,7 +237,7 @@ impl Slots {
     }
 
     /// Puts `slots` one by one where they should be.
-    fn place(&mut self, slots: SlotSet, targets: &[Target], spread: Spread) -> Moves {
+    fn place(&mut self, slots: SlotSet, targets: &[Target], spread: Spread<'_>) -> Moves {
         let mut loads = self.loads(targets);
         let mut moves: Moves = Vec::new();
         for slot in slots.iter() {
@@ -281,18 +249,26 @@ impl Slots {
             let link = targets[best].link;
             self.states[slot.index()] = SlotState::Announcing(link);
             match moves.iter_mut().find(|(to, _)| *to == link) {
-                Some((_, set)) => set.insert(slot),
-                None => moves.push((link, SlotSet(1 << slot.0))),
+                Some((_, set)) => _ = set.insert(slot),
+                None => moves.push((link, std::iter::once(slot).collect())),
             }
         }
         moves
     }
 
     /// The target that a slot should move to; `None`: it should stay.
-    fn better(&self, slot: Slot, targets: &[Target], loads: &[u64], spread: Spread) -> Option<usize> {
+    fn better(&self, slot: Slot, targets: &[Target], loads: &[u64], spread: Spread<'_>) -> Option<usize> {
         let here = self.place_of(slot, targets);
         match spread {
             Spread::ByHash => home(slot, targets).filter(|home| Some(*home) != here),
+            Spread::ByOwner(owners, waiting) => {
+                let owner = owners.owner(slot).node.filter(|_| !waiting.contains(slot))?;
+                let is_right = |place: &usize| targets[*place].node == Some(owner);
+                if here.is_some_and(|here| is_right(&here)) {
+                    return None;
+                }
+                (0..targets.len()).filter(is_right).min_by_key(|place| loads[*place])
+            }
             Spread::ByWeight => {
                 // Compared as fractions (load with one more) / weight.
                 let filled = |place: usize, load: u64| (load, u64::from(targets[place].weight));
@@ -328,9 +304,9 @@ impl Slots {
 
     fn select(&self, is_in: impl Fn(Slot, SlotState) -> bool) -> SlotSet {
         let mut set = SlotSet::EMPTY;
-        for (number, state) in (0u8..).zip(self.states) {
-            if is_in(Slot(number), state) {
-                set.insert(Slot(number));
+        for (slot, state) in Slot::all().zip(&self.states) {
+            if is_in(slot, *state) {
+                set.insert(slot);
             }
         }
         set
@@ -339,7 +315,7 @@ impl Slots {
 
 /// Target of a slot by hash. A target of less weight takes only its share of its own slots.
 fn home(slot: Slot, targets: &[Target]) -> Option<usize> {
-    let name = mix(u64::from(slot.0) + 1);
+    let name = mix(u64::from(slot.number()) + 1);
     let takes = |target: &Target| mix(name) % u64::from(WEIGHT) < u64::from(target.weight);
     // All on trial: then no one is.
     let takes_none = !targets.iter().any(takes);
@@ -361,7 +337,11 @@ mod tests {
     }
 
     fn target(link: LinkIndex, weight: u32) -> Target {
-        Target { link, weight, endpoint: mix(u64::from(link.0) + 100) }
+        Target { link, weight, endpoint: mix(u64::from(link.0) + 100), node: None }
+    }
+
+    fn bits(bits: u64) -> SlotSet {
+        SlotSet::of_words([bits])
     }
 
     const A: LinkIndex = LinkIndex(0);
@@ -376,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_lost_link_gives_its_slots_away_and_takes_idle_ones_back() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(Split::Plain);
         assert!(slots.assign(&even(&[]), Spread::ByWeight).is_empty());
         let moves = slots.assign(&even(&[A, B]), Spread::ByWeight);
         assert_eq!(moves.iter().map(|(_, set)| set.iter().count()).collect::<Vec<_>>(), [32, 32]);
@@ -389,39 +369,39 @@ mod tests {
         let moves = slots.assign(&even(&[B]), Spread::ByWeight);
         assert_eq!(moves.len(), 1);
         settle(&mut slots, &moves);
-        assert_eq!(slots.live_on(B).bits(), u64::MAX);
+        assert_eq!(slots.live_on(B), bits(u64::MAX));
         assert!(!slots.is_balanced(&even(&[A, B]), Spread::ByWeight));
-        let busy = SlotSet(0xFFFF_FFFF_FFFF);
+        let busy = bits(0xFFFF_FFFF_FFFF);
         let moves = slots.rebalance(&even(&[A, B]), Spread::ByWeight, busy);
-        assert_eq!(moves, [(A, SlotSet(!busy.bits()))], "busy slots stay");
+        assert_eq!(moves, [(A, bits(!0xFFFF_FFFF_FFFF))], "busy slots stay");
     }
 
     #[test]
     fn slots_leave_a_draining_link_as_they_fall_idle() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(Split::Plain);
         let moves = slots.assign(&even(&[A]), Spread::ByWeight);
         settle(&mut slots, &moves);
-        let slot = Slot::of(Pin(5 << 8));
+        let slot = Split::Plain.slot_of(Pin(5 << 8));
         slots.on_asked(slot);
-        assert_eq!(slots.busy(), SlotSet(1 << 5));
+        assert_eq!(slots.busy(), bits(1 << 5));
         let moves = slots.rebalance(&even(&[B]), Spread::ByWeight, slots.busy());
-        assert_eq!(moves, [(B, SlotSet(!(1 << 5)))]);
+        assert_eq!(moves, [(B, bits(!(1 << 5)))]);
         assert!(!slots.is_balanced(&even(&[B]), Spread::ByWeight));
         slots.on_settled(slot);
-        assert_eq!(slots.rebalance(&even(&[B]), Spread::ByWeight, slots.busy()), [(B, SlotSet(1 << 5))]);
+        assert_eq!(slots.rebalance(&even(&[B]), Spread::ByWeight, slots.busy()), [(B, bits(1 << 5))]);
         assert!(slots.is_balanced(&even(&[B]), Spread::ByWeight));
     }
 
     #[test]
     fn a_round_trip_begins_where_it_is_told() {
-        let set = SlotSet(1 | 1 << 5 | 1 << 63);
+        let set = bits(1 | 1 << 5 | 1 << 63);
         assert_eq!(set.iter_from(6).map(Slot::index).collect::<Vec<_>>(), [63, 0, 5]);
         assert_eq!(set.iter().map(Slot::index).collect::<Vec<_>>(), [0, 5, 63]);
     }
 
     #[test]
     fn weights_are_kept_and_a_trial_is_small() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new(Split::Plain);
         let targets = [target(A, 3_000), target(B, 1_000)];
         let moves = slots.assign(&targets, Spread::ByWeight);
         settle(&mut slots, &moves);
@@ -438,13 +418,13 @@ mod tests {
     fn by_hash_all_gateways_agree_and_only_the_lost_ones_move() {
         let (here, there) = (even(&[A, B, C]), [C, A, B].map(|link| target(link, WEIGHT)));
         let name = |targets: &[Target], slot| home(slot, targets).map(|place| targets[place].endpoint);
-        let all = || SlotSet(u64::MAX).iter();
+        let all = || bits(u64::MAX).iter();
         assert!(all().all(|slot| name(&here, slot) == name(&there, slot)));
         for lost in [A, B, C] {
             let rest: Vec<_> = here.iter().copied().filter(|target| target.link != lost).collect();
             let kept = all().filter(|slot| name(&here, *slot) == name(&rest, *slot)).count();
             let own = all().filter(|slot| name(&here, *slot) == Some(target(lost, 1).endpoint)).count();
-            assert_eq!(kept + own, SLOTS);
+            assert_eq!(kept + own, 64);
             assert!((10..=34).contains(&own), "{own} of 64 on one of three");
         }
         let trial = [target(A, WEIGHT), target(B, WEIGHT / 16)];
@@ -460,7 +440,7 @@ mod tests {
         #[test]
         fn slots_are_only_on_links_that_live(steps in proptest::collection::vec((0u16..3, any::<bool>()), 1..60), by_hash: bool) {
             let spread = if by_hash { Spread::ByHash } else { Spread::ByWeight };
-            let (mut slots, mut up) = (Slots::default(), Vec::new());
+            let (mut slots, mut up) = (Slots::new(Split::Plain), Vec::new());
             for (link, comes) in steps {
                 let link = LinkIndex(link);
                 up.retain(|other| *other != link);
@@ -474,7 +454,7 @@ mod tests {
                     prop_assert!(up.contains(&link) || slots.live_on(link).is_empty());
                 }
                 let total: usize = up.iter().map(|link| slots.live_on(*link).iter().count()).sum();
-                prop_assert_eq!(total, if up.is_empty() { 0 } else { SLOTS });
+                prop_assert_eq!(total, if up.is_empty() { 0 } else { 64 });
             }
         }
     }

@@ -101,6 +101,10 @@ pub enum Failure {
     Refused(String),
     /// The backend has another store than the backends that serve.
     OtherStore(OtherStore),
+    /// The backend is a node of a cluster, and this gateway follows no slots.
+    IsCluster,
+    /// The backend is of no cluster, and this gateway follows slots.
+    NoCluster,
     /// The name of the endpoint cannot be resolved, for this reason.
     Unresolved(String),
     /// The TLS handshake failed, or the backend refuses the certificate of this gateway, for this reason.
@@ -120,6 +124,8 @@ impl Failure {
                 | Self::Refused(_)
                 | Self::OtherStore(_)
                 | Self::Tls(_)
+                | Self::IsCluster
+                | Self::NoCluster
                 | Self::Protocol(LinkError::Tls)
         )
     }
@@ -151,6 +157,12 @@ impl fmt::Display for Failure {
             ),
             Self::Refused(reason) => write!(f, "refused by the backend: {reason:?}"),
             Self::OtherStore(other) => other.fmt(f),
+            Self::IsCluster => f.write_str(
+                "the backend is a node of a cluster; set backend.balance = \"cluster\" and restart the gateway",
+            ),
+            Self::NoCluster => f.write_str(
+                "the backend is of no cluster; set its store.cells, or another backend.balance",
+            ),
             Self::Tls(problem) => f.write_str(problem),
             Self::Unresolved(problem) => write!(f, "cannot resolve the name: {problem}"),
             Self::Protocol(error) => error.fmt(f),

@@ -12,12 +12,16 @@ impl Router {
         match item {
             Uplink::Login { key, hello, .. } => self.logins.handle_login(sides, key, hello),
             Uplink::Up { key, pin, command, number, is_dup, body } => {
-                let (slot, taken_at) = (Slot::of(pin), sides.now);
+                let (slot, taken_at) = (sides.split.slot_of(pin), sides.now);
                 self.ups.handle_up(sides, Up { key, slot, command, number, is_dup, taken_at, body });
             }
-            Uplink::ConnUp { pin, login } => self.handle_change(Slot::of(pin), Change::Up(login)),
+            Uplink::ConnUp { pin, login } => {
+                let slot = sides.split.slot_of(pin);
+                self.handle_change(slot, Change::Up(login));
+            }
             Uplink::ConnDown { key, pin, code } => {
-                self.handle_change(Slot::of(pin), Change::Down { key, code });
+                let slot = sides.split.slot_of(pin);
+                self.handle_change(slot, Change::Down { key, code });
             }
             Uplink::Pushed { ticket, key, outcome } => handle_outcome(sides, ticket, key, outcome),
             Uplink::Digest { round, rooms, is_last } => {
@@ -25,7 +29,7 @@ impl Router {
             }
             Uplink::Held { ticket, held } => self.rooms.handle_held(sides, ticket, held),
             Uplink::Announced { request, logins, is_last } => {
-                self.announcements.handle_part(from, request, logins, is_last);
+                self.announcements.handle_part(sides.split, from, request, (logins, is_last));
             }
         }
     }

@@ -4,7 +4,7 @@ use super::counters::Count;
 use super::parking::ParkingLimits;
 use super::{
     Answers, Change, End, Endpoints, LinkIndex, LinkSettings, Overload, OverloadLimits, Parked, Parking,
-    Sides, Slot, SlotState, Slots, Taken, Up,
+    Sides, Slot, SlotState, Slots, Split, Taken, Up,
 };
 use crate::messages::Rank;
 use moorline_proto::frame::Lane;
@@ -29,10 +29,15 @@ pub(super) struct Ups {
 }
 
 impl Ups {
-    pub(super) fn new(parking: ParkingLimits, overload: OverloadLimits, link: &LinkSettings) -> Self {
+    pub(super) fn new(
+        parking: ParkingLimits,
+        overload: OverloadLimits,
+        link: &LinkSettings,
+        split: Split,
+    ) -> Self {
         Self {
-            slots: Slots::default(),
-            parking: Parking::new(parking, link.up_timeout),
+            slots: Slots::new(split),
+            parking: Parking::new(parking, link.up_timeout, split),
             overload: Overload::new(overload),
             answers: Answers::new(),
             body_max: link.body_max,

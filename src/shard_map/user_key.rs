@@ -8,6 +8,7 @@
 //! gives her another pin, and no one can tell which other user ids share her shard, worker and slot.
 
 use moorline_proto::ids::Pin;
+use moorline_proto::slots::Slot;
 use std::hash::Hasher as _;
 
 /// Bytes of a key.
@@ -25,6 +26,8 @@ pub enum Pins {
     Keyed,
     /// All bits but those of the slot, which chooses the same endpoint for a user in every gateway (`backend.balance = "hash"`).
     KeyedButSlot,
+    /// All bits but those of the slot of a cluster (`backend.balance = "cluster"`).
+    Cluster,
 }
 
 /// Key of the hash that decides between users.
@@ -73,6 +76,7 @@ impl UserKey {
             Pins::Plain => Pin::of(uid),
             Pins::Keyed => Pin(keyed()),
             Pins::KeyedButSlot => Pin(keyed() & !SLOT_BITS | Pin::of(uid).0 & SLOT_BITS),
+            Pins::Cluster => Pin(keyed()).in_cluster(Slot::of(uid).number()),
         }
     }
 }
@@ -117,5 +121,6 @@ mod tests {
         }
         assert_ne!(keyed(Pins::Keyed).pin(&one), UserKey::new([8; 16], Pins::Keyed).pin(&one));
         assert_eq!(keyed(Pins::KeyedButSlot).pin(&one).slot(), Pin::of(&one).slot());
+        assert_eq!(keyed(Pins::Cluster).pin(&one).cluster_slot(), Slot::of(&one).number());
     }
 }

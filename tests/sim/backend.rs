@@ -318,6 +318,9 @@ impl Backend {
                 Output::Pause(link) => self.set_paused(scene, link, true),
                 Output::Resume(link) => self.set_paused(scene, link, false),
                 Output::Again => self.is_again = true,
+                output @ (Output::Dial(..) | Output::WritePeer(_) | Output::HangUp(_)) => {
+                    unreachable!("{output:?}: the backend is of no cluster")
+                }
             }
         }
     }
@@ -418,7 +421,12 @@ impl Backend {
             LinkEnd::Silent => scene.coverage.silent_links += 1,
             LinkEnd::Replaced => scene.coverage.newer_epochs += 1,
             LinkEnd::Closed | LinkEnd::Io(_) | LinkEnd::NoHello | LinkEnd::Evicted => {}
-            LinkEnd::Refused { .. } | LinkEnd::Protocol(_) | LinkEnd::Tls(_) => panic!("{link:?}: {end}"),
+            LinkEnd::Refused { .. }
+            | LinkEnd::Protocol(_)
+            | LinkEnd::Tls(_)
+            | LinkEnd::RefusedHere(_)
+            | LinkEnd::PeerUnproven
+            | LinkEnd::OtherNode(_) => panic!("{link:?}: {end}"),
         }
         if let Some(socket) = self.sockets.remove(&link) {
             pipes[socket.pipe].place = Place::Closed;

@@ -51,6 +51,11 @@ impl Slot {
         u16::try_from(number).ok().filter(|number| usize::from(*number) < SLOTS).map(Self)
     }
 
+    /// Returns the slot with this index. `None`: there are fewer.
+    pub fn at(index: usize) -> Option<Self> {
+        u16::try_from(index).ok().filter(|number| usize::from(*number) < SLOTS).map(Self)
+    }
+
     /// Returns the number, below [`SLOTS`].
     pub const fn number(self) -> u16 {
         self.0

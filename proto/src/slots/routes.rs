@@ -54,6 +54,11 @@ impl NodeRoutes {
         &self.table
     }
 
+    /// Notes that the table may be older than what nodes know: it is asked for.
+    pub const fn note_behind(&mut self) {
+        self.is_behind = true;
+    }
+
     /// Returns the way of a new frame.
     pub fn route(&mut self, now: Instant, slot: Slot) -> Route {
         let Some(node) = self.table.owner(slot).node else {

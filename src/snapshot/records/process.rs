@@ -121,6 +121,8 @@ pub enum PinsRecord {
     Keyed = 1,
     /// All bits but those of the slot.
     KeyedButSlot = 2,
+    /// All bits but those of the slot of a cluster.
+    Cluster = 3,
 }
 
 /// A listening socket.

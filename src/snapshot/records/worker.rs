@@ -100,6 +100,9 @@ pub struct LinkRecord {
     /// snapshot, by [`crate::snapshot::SEALED_LINKS`].
     #[prost(message, optional, tag = "19")]
     pub layer: Option<LayerRecord>,
+    /// Number of the node of a cluster at the other end, and 1 more; 0: it is of no cluster.
+    #[prost(uint32, tag = "20")]
+    pub cluster_node: u32,
 }
 
 /// A question on a link.
@@ -200,6 +203,9 @@ pub struct AnnouncementRecord {
     /// Logins that are not announced yet.
     #[prost(message, repeated, tag = "5")]
     pub logins: Vec<LoginRecord>,
+    /// Further slots, 64 in each number.
+    #[prost(fixed64, repeated, tag = "6")]
+    pub more_slots: Vec<u64>,
 }
 
 /// A HELLO that a backend verifies.

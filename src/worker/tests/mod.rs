@@ -12,8 +12,8 @@ use super::*;
 use crate::auth::Verify;
 use crate::messages::{Admission, Downlink, DownlinkBatch, Uplink};
 use crate::router::{
-    Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Slot, Stores,
-    Trust, Unproven,
+    Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Stores, Trust,
+    Unproven,
 };
 use crate::shard_map::ShardMap;
 use bytes::{Bytes, BytesMut};
@@ -288,7 +288,7 @@ fn fake_shard(
             continue;
         };
         let is_asked = |(pin, login): &&(Pin, ConnUp)| {
-            slots >> Slot::of(*pin).index() & 1 == 1 && ConnKey::from_u64(login.handle).shard() == from
+            slots >> pin.slot() & 1 == 1 && ConnKey::from_u64(login.handle).shard() == from
         };
         let logins = logins.lock().expect("unpoisoned").iter().filter(is_asked).cloned().collect();
         // In two parts, the second one empty.
