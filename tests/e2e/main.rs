@@ -29,6 +29,7 @@ mod caps;
 mod carriers;
 mod chat;
 mod clocks;
+mod cluster;
 mod commands;
 mod counters;
 mod deletion;
@@ -77,6 +78,8 @@ mod login;
 mod logs;
 mod mass_login;
 mod oracle;
+#[path = "../../backend/tests/postgres/mod.rs"]
+mod postgres;
 mod process;
 mod proxy;
 mod raw;

@@ -89,6 +89,15 @@ pub struct Life {
     pub number: u64,
     /// Address where other nodes connect.
     pub address: Arc<str>,
+    /// The node gives its slots away: it should own none.
+    pub is_stopping: bool,
+}
+
+impl Life {
+    /// Returns whether both are the same life.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.node, self.number) == (other.node, other.number)
+    }
 }
 
 /// A slot at the moment of its take-over.

@@ -13,7 +13,7 @@ use prost::Message as _;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 15")]
     body: Option<Body>,
 }
 
@@ -29,6 +29,8 @@ enum Body {
     Delivered(DeliveredBody),
     #[prost(message, tag = "5")]
     Given(GivenBody),
+    #[prost(bool, tag = "15")]
+    Stopping(bool),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -189,6 +191,7 @@ pub fn encode(message: PeerMessage) -> Bytes {
             }
             Body::Given(given)
         }
+        PeerMessage::Stopping => Body::Stopping(true),
     };
     Envelope { body: Some(body) }.encode_to_vec().into()
 }
@@ -203,6 +206,7 @@ pub fn decode(bytes: Bytes) -> Option<PeerMessage> {
             Some(PeerMessage::Delivered(conversation_of(conversation)?, user_of(user)?, seq))
         }
         Body::Given(given) => given_of(&given).map(PeerMessage::Given),
+        Body::Stopping(_) => Some(PeerMessage::Stopping),
     }
 }
 
@@ -441,6 +445,7 @@ mod tests {
                 PeerMessage::Delivered(ConversationId::new(conversation), UserId::new(user), seq)
             }),
             proptest::collection::vec(owner, 0..5).prop_map(PeerMessage::Given),
+            Just(PeerMessage::Stopping),
         ]
     }
 

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use cells::Cells;
 use figures::Tick;
 use moorline_net::secret_file;
+use moorline_proto::line_limit::LineLimit;
 use moorline_proto::link::LinkAddress;
 use moorline_proto::message::backend::Auth;
 use moorline_proto::message::client::Code;
@@ -54,6 +55,8 @@ pub(crate) struct NodeHandler {
     to_peers: VecDeque<(NodeId, Bytes)>,
     stop_until: Option<Instant>,
     had_lease: bool,
+    /// Log lines about a lease that another process has.
+    twins: LineLimit,
 }
 
 /// Reads the addresses of the cells, with the password of their user.
@@ -106,7 +109,12 @@ impl NodeHandler {
         let failed = |cause| BackendError::Poll { operation: "get random bytes", cause };
         getrandom::fill(&mut random).map_err(|error| failed(error.into()))?;
         let address = config.store.address.map_or_else(|| link.to_string(), |address| address.to_string());
-        let life = Life { node, number: u64::from_le_bytes(random), address: address.as_str().into() };
+        let life = Life {
+            node,
+            number: u64::from_le_bytes(random),
+            address: address.as_str().into(),
+            is_stopping: false,
+        };
         let layout = Layout { cells: u16::try_from(cells.len()).unwrap_or(u16::MAX) };
         let store = ClusterStore::new(life, layout, last_id).with_name(name_of(&cluster));
         let failed = |cause| BackendError::Poll { operation: "start a thread for a cell", cause };
@@ -124,6 +132,7 @@ impl NodeHandler {
             to_peers: VecDeque::new(),
             stop_until: None,
             had_lease: false,
+            twins: LineLimit::new(),
         })
     }
 
@@ -173,20 +182,25 @@ impl NodeHandler {
     }
 
     fn note_lease(&mut self) {
-        let is_held = self.store().is_held();
-        if is_held == self.had_lease {
+        let (is_held, node) = (self.store().is_held(), self.node.0);
+        let had_lease = std::mem::replace(&mut self.had_lease, is_held);
+        if is_held {
+            if !had_lease {
+                tracing::info!(node, "the lease is held");
+            }
             return;
         }
-        self.had_lease = is_held;
-        let other = self.store().living().iter().find(|life| life.node == self.node);
-        match other {
-            _ if is_held => tracing::info!(node = self.node.0, "the lease is held"),
-            Some(life) => tracing::warn!(
-                node = self.node.0,
-                address = &*life.address,
-                "another process has the lease of this node_number"
-            ),
-            None => tracing::warn!(node = self.node.0, "the lease has ended: no cell renews it"),
+        if let Some(address) = self.store().twin().map(|life| life.address.clone())
+            && self.twins.allow(self.now).is_some()
+        {
+            tracing::warn!(
+                node,
+                address = &*address,
+                "another process has the lease of this node_number, or an earlier one had it a moment ago; give each node \
+                 its own"
+            );
+        } else if had_lease {
+            tracing::warn!(node, "the lease has ended: the first cell does not renew it");
         }
     }
 }

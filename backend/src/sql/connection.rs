@@ -171,11 +171,12 @@ async fn perform(
     request: &CellRequest,
 ) -> Result<CellReply, tokio_postgres::Error> {
     match request {
-        CellRequest::Renew(Life { node, number, address }) => {
+        CellRequest::Renew(Life { node, number, address, is_stopping }) => {
             let length = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
             let number = number.cast_signed();
+            let node = i32::from(node.0);
             let rows =
-                client.query(&prepared.renew, &[&i32::from(node.0), &length, &number, &&**address]).await?;
+                client.query(&prepared.renew, &[&node, &length, &number, &&**address, is_stopping]).await?;
             Ok(CellReply::Renewed(rows.iter().filter_map(life).collect()))
         }
         CellRequest::Release(Life { node, number, .. }) => {
@@ -206,7 +207,7 @@ fn slot_of_row(row: &Row) -> Option<Slot> {
 
 fn life(row: &Row) -> Option<Life> {
     let (node, number) = (node_of(Some(row.get(0)))?, row.get::<_, i64>(1).cast_unsigned());
-    Some(Life { node, number, address: load::text(row, 2) })
+    Some(Life { node, number, address: load::text(row, 2), is_stopping: row.get(3) })
 }
 
 fn node_of(number: Option<i32>) -> Option<NodeId> {

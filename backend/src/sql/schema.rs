@@ -22,6 +22,7 @@ create table node (
     number int4 primary key,
     life int8 not null,
     address text not null,
+    is_stopping bool not null,
     until timestamptz not null);
 create table node_id (
     number int4 primary key,

@@ -1,17 +1,18 @@
 //! Statements of a driver. Each row and each condition names its slot.
 
 /// Renews a lease by the clock of the database, unless another life of the node has one, and lists the lives that have one.
-/// Parameters: node, length in milliseconds, life, address.
+/// Parameters: node, length in milliseconds, life, address, true if the node is to end.
 pub(super) const RENEW: &str = "
 with mine as (
-    insert into node as n (number, life, address, until)
-    values ($1, $3, $4, clock_timestamp() + $2::int8 * interval '1 millisecond')
-    on conflict (number) do update set until = excluded.until, life = excluded.life, address = excluded.address
+    insert into node as n (number, life, address, is_stopping, until)
+    values ($1, $3, $4, $5, clock_timestamp() + $2::int8 * interval '1 millisecond')
+    on conflict (number) do update set
+        until = excluded.until, life = excluded.life, address = excluded.address, is_stopping = excluded.is_stopping
     where n.life = excluded.life or n.until <= clock_timestamp()
-    returning number, life, address)
-select number, life, address from mine
+    returning number, life, address, is_stopping)
+select number, life, address, is_stopping from mine
 union all
-select number, life, address from node
+select number, life, address, is_stopping from node
 where until > clock_timestamp() and (number <> $1 or not exists (select from mine))
 order by number";
 
@@ -20,7 +21,7 @@ pub(super) const RELEASE: &str = "delete from node where number = $1 and life = 
 
 /// Lives that have a lease.
 pub(super) const LIVES: &str =
-    "select number, life, address from node where until > clock_timestamp() order by number";
+    "select number, life, address, is_stopping from node where until > clock_timestamp() order by number";
 
 /// Owners of slots. Parameter: the slots.
 pub(super) const OWNERS: &str = "select slot, node, epoch from owner where slot = any($1) order by slot";

@@ -103,13 +103,13 @@ impl Cells {
             CellRequest::Renew(life) => {
                 let lease_ms = u64::try_from(LEASE.as_millis()).expect("short");
                 let known = self.leases.get(&life.node);
-                if known.is_none_or(|(known, until)| known == life || *until <= now_ms) {
+                if known.is_none_or(|(known, until)| known.is(life) || *until <= now_ms) {
                     self.leases.insert(life.node, (life.clone(), now_ms + lease_ms));
                 }
                 self.lives(now_ms)
             }
             CellRequest::Release(life) => {
-                self.leases.retain(|_, (known, _)| known != life);
+                self.leases.retain(|_, (known, _)| !known.is(life));
                 self.lives(now_ms)
             }
             CellRequest::Owners => {

@@ -409,7 +409,7 @@ impl World {
         let it = &mut self.nodes[node];
         let last_id = self.cells.last_id(it.id);
         self.mirror.iter_mut().for_each(|mirror| mirror.check_last_id(it.id, last_id));
-        let life = Life { node: it.id, number: it.life, address: "".into() };
+        let life = Life { node: it.id, number: it.life, address: "".into(), is_stopping: false };
         let store = ClusterStore::new(life, layout, last_id);
         (it.im, it.told_version) = (Some(Im::new(config, it.id.0, store)), 0);
         it.life += 1;

@@ -84,6 +84,8 @@ pub enum PeerMessage {
     Delivered(ConversationId, UserId, u64),
     /// Slots that were given to the receiver.
     Given(Vec<(Slot, Owner)>),
+    /// The sender gives its slots away, and should own none.
+    Stopping,
 }
 
 /// A message that another node has stored.
@@ -168,8 +170,6 @@ pub struct ClusterStore {
     preferences: Preferences,
     /// Lives of nodes that have a lease.
     living: Vec<Life>,
-    /// Slots are given away, and none is claimed: the process is to end.
-    is_stopping: bool,
     /// Counts changes of owners, of slots that are served, and of nodes.
     revision: u64,
     name: Bytes,
@@ -208,7 +208,6 @@ impl ClusterStore {
             lease: Lease::default(),
             preferences: Preferences::default(),
             living: Vec::new(),
-            is_stopping: false,
             revision: 0,
             name: Bytes::new(),
             table: SlotTable::default(),
@@ -240,7 +239,7 @@ impl ClusterStore {
         if !self.lease.is_held(now) && !self.slots.is_empty() {
             self.end_lease();
         }
-        if self.is_stopping {
+        if self.life.is_stopping {
             self.plan();
         }
         let due = self.appends.iter().filter(|(_, (_, until))| *until <= now).map(|(request, _)| *request);
@@ -273,6 +272,7 @@ impl ClusterStore {
                 }
             }
             PeerMessage::Delivered(conversation, user, seq) => self.on_delivered(conversation, user, seq),
+            PeerMessage::Stopping => self.on_stopping(from),
             PeerMessage::Given(owners) => {
                 owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
                 self.plan();
@@ -307,6 +307,11 @@ impl ClusterStore {
         &self.living
     }
 
+    /// Another life of this node that has the lease: another process, or an earlier one.
+    pub fn twin(&self) -> Option<&Life> {
+        self.living.iter().find(|life| life.node == self.me && !life.is(&self.life))
+    }
+
     /// True while this node has a lease.
     pub fn is_held(&self) -> bool {
         self.lease.is_held(self.now)
@@ -319,16 +324,22 @@ impl ClusterStore {
 
     /// Begins to give all slots to the other nodes, and claims none any more.
     pub fn begin_stop(&mut self) {
-        if !self.is_stopping {
-            self.is_stopping = true;
-            self.plan();
+        if self.life.is_stopping {
+            return;
         }
+        self.life.is_stopping = true;
+        // The others must know before they own the slots: they would give them back.
+        for node in self.living.iter().map(|life| life.node).filter(|node| *node != self.me) {
+            self.out.push_back(Output::Peer(node, PeerMessage::Stopping));
+        }
+        self.renew();
+        self.plan();
     }
 
     /// True when [`Self::begin_stop`] has given everything away, or there is nobody to give it to.
     pub fn is_stopped(&self) -> bool {
         let has_others = self.living.iter().any(|life| life.node != self.me);
-        self.is_stopping && (!has_others || self.slots.is_empty() && self.leaving.is_empty())
+        self.life.is_stopping && (!has_others || self.slots.is_empty() && self.leaving.is_empty())
     }
 
     /// The request that ends the lease; nobody waits for its reply.

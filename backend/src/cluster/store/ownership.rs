@@ -8,7 +8,7 @@ use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
 use crate::cluster::cell::{CellReply, CellRequest, CellResult, Life, Load, RequestId, SlotHead, slot_of};
 use crate::cluster::owners::{self, Preferences, Step};
 use crate::im::store::Ticket;
-use moorline_proto::slots::{Owner, Slot};
+use moorline_proto::slots::{NodeId, Owner, Slot};
 use moorline_proto::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,25 +79,38 @@ impl ClusterStore {
 
     fn on_renewed(&mut self, asked: Instant, living: Vec<Life>) {
         // Another process with this number may have the lease, or an earlier life whose lease has not ended yet.
-        if living.contains(&self.life) {
+        if living.iter().any(|life| life.is(&self.life)) {
             self.lease.handle_renewed(asked);
         }
         if self.living != living {
             self.revision += 1;
             self.living = living;
         }
-        let is_mine = |life: &Life| *life == self.life || life.node != self.me;
-        let nodes: Vec<_> = self.living.iter().filter(|life| is_mine(life)).map(|life| life.node).collect();
+        self.prefer();
+    }
+
+    /// Takes the word of a node that it is to end.
+    pub(super) fn on_stopping(&mut self, node: NodeId) {
+        self.living.iter_mut().filter(|life| life.node == node).for_each(|life| life.is_stopping = true);
+        self.prefer();
+    }
+
+    /// Decides which nodes should own slots: those that live and are not to end. If all are, they stay where they are.
+    fn prefer(&mut self) {
+        let own = self.life.clone();
+        let is_other = |life: &&Life| life.node != own.node;
+        let known = self.living.iter().filter(|life| life.is(&own) || is_other(life));
+        let stay: Vec<_> = known.clone().filter(|life| !life.is_stopping).map(|life| life.node).collect();
+        let is_any = !stay.is_empty();
+        let nodes = if is_any { stay } else { known.map(|life| life.node).collect() };
         if self.preferences.living() != nodes {
             self.preferences = Preferences::of(nodes);
         }
     }
 
-    /// Nodes that should own slots: those that live, without this one if it is to end.
-    fn heirs(&self) -> Option<Preferences> {
-        let others = self.preferences.living().iter().copied().filter(|node| *node != self.me);
-        let others: Vec<_> = others.collect();
-        (self.is_stopping && !others.is_empty()).then(|| Preferences::of(others))
+    /// True if this node has a lease, as its cell has told.
+    fn lives(&self) -> bool {
+        self.living.iter().any(|life| life.is(&self.life))
     }
 
     /// Takes the owner of a slot.
@@ -114,20 +127,18 @@ impl ClusterStore {
 
     /// Claims what has no living owner, and gives away what another node should own.
     pub(super) fn plan(&mut self) {
-        if !self.lease.is_held(self.now) || !self.preferences.living().contains(&self.me) {
+        if !self.lease.is_held(self.now) || !self.lives() {
             return;
         }
         let slots = &self.slots;
         let holds = |slot| slots.get(&slot).filter(|owned| owned.is_ready).map(|owned| owned.epoch);
-        let heirs = self.heirs();
-        let preferences = heirs.as_ref().unwrap_or(&self.preferences);
-        let steps = owners::plan(self.me, preferences, &self.table, holds);
+        let steps = owners::plan(self.me, &self.preferences, &self.table, holds);
         let (mut claims, mut hand_overs) = (Vec::new(), BTreeMap::<CellId, Vec<_>>::new());
         for step in steps {
             match step {
                 Step::Claim { slot, seen } => {
                     let is_open = self.slots.get(&slot).is_some_and(|owned| owned.is_claiming);
-                    if !is_open && !self.is_stopping && !self.leaving.contains(&slot) {
+                    if !is_open && !self.life.is_stopping && !self.leaving.contains(&slot) {
                         claims.push((slot, seen));
                     }
                 }

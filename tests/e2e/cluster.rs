@@ -1,0 +1,312 @@
+//! Several nodes and gateways over PostgreSQL cells: real processes, a real database, clients of the library.
+//!
+//! Every message that was acknowledged is with every device of both people, once and in order, whatever ends meanwhile.
+
+use crate::gateway::{Backend, Gateway};
+use crate::postgres::{self, Postgres};
+use crate::process::{program, run};
+use crate::sdk::connect;
+use crate::{PATIENCE, until};
+use moorline_sdk::client::{Client, Pending};
+use moorline_sdk::core::Target;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+/// People; their slots are of all nodes.
+const PEOPLE: usize = 6;
+
+/// Cells, nodes and gateways.
+struct Cluster {
+    cells: String,
+    nodes: BTreeMap<u16, Backend>,
+    gateways: Vec<Gateway>,
+    _server: Postgres,
+}
+
+impl Cluster {
+    /// Starts nodes 1 to 3 over this many cells, and this many gateways. `None`: PostgreSQL is not installed.
+    fn start(cells: usize, gateways: usize) -> Option<Self> {
+        let server = Postgres::start(&[("fsync", "off"), ("max_connections", "120")])?;
+        let addresses: Vec<_> = (0..cells).map(|cell| server.database(&format!("cell{cell}"))).collect();
+        let cells = format!("store.cells={addresses:?}");
+        let (code, said, error) = run(&["backend", "migrate", "--cluster", "test", "--set", &cells]);
+        assert_eq!((code, said.lines().count()), (Some(0), addresses.len()), "{said}{error}");
+        let mut cluster = Self { cells, nodes: BTreeMap::new(), gateways: Vec::new(), _server: server };
+        for node in 1..=3 {
+            cluster.start_node(node, "127.0.0.1:0");
+        }
+        cluster.until_owned(&[1, 2, 3]);
+        for number in 0..gateways {
+            let endpoints: Vec<_> = cluster.nodes.values().map(|node| node.address.to_string()).collect();
+            let endpoints = format!("backend.endpoints={}", endpoints.join(","));
+            let id = format!("gateway.id=g{number}");
+            let gateway = Gateway::start_bare(&["backend.balance=cluster", &endpoints, &id]);
+            gateway.until_ready();
+            cluster.gateways.push(gateway);
+        }
+        Some(cluster)
+    }
+
+    fn sets(&self, node: u16, listen: &str) -> Vec<String> {
+        let number = format!("node_number={node}");
+        let sets =
+            ["link.unproven=loopback".to_owned(), number, format!("listen={listen}"), self.cells.clone()];
+        sets.into_iter().flat_map(|set| ["--set".to_owned(), set]).collect()
+    }
+
+    fn start_node(&mut self, node: u16, listen: &str) {
+        let arguments = [vec!["backend".to_owned()], self.sets(node, listen)].concat();
+        let (backend, line) = Backend::of_command(program(&arguments));
+        assert!(line.contains("store=cells"), "{line}");
+        self.nodes.insert(node, backend);
+    }
+
+    fn status(&self) -> Value {
+        let (_, said, error) = run(&["cluster", "status", "--json", "--set", &self.cells]);
+        serde_json::from_str(&said).unwrap_or_else(|cause| panic!("{cause}: {said}{error}"))
+    }
+
+    /// Waits until these nodes, and no others, own all slots.
+    fn until_owned(&self, nodes: &[u16]) {
+        until("the slots' owners", || {
+            let state = self.status();
+            let owners = state["nodes"].as_array().expect("a list").iter().filter(|it| it["slots"] != 0);
+            let owners: Vec<_> = owners.filter_map(|it| it["node"].as_u64()).collect();
+            let wanted: Vec<u64> = nodes.iter().map(|node| u64::from(*node)).collect();
+            (owners == wanted && state["unowned"] == 0).then_some(())
+        });
+    }
+
+    fn gateway(&self, number: usize) -> &Gateway {
+        &self.gateways[number % self.gateways.len()]
+    }
+}
+
+/// A person with a device at each gateway, and what the devices got: conversation, seq and text.
+struct Person {
+    uid: String,
+    devices: Vec<Client>,
+    got: Vec<Vec<(String, u64, String)>>,
+}
+
+fn people(cluster: &Cluster) -> Vec<Person> {
+    let person = |number: usize| {
+        let uid = format!("user{number}");
+        let device = |at: usize| connect(cluster.gateway(at).listener, &uid, &format!("d{at}"));
+        let devices: Vec<_> = (0..cluster.gateways.len()).map(device).collect();
+        let got = devices.iter().map(|_| Vec::new()).collect();
+        Person { uid, devices, got }
+    };
+    (0..PEOPLE).map(person).collect()
+}
+
+/// Everybody writes `round` to everybody, from the devices in turn.
+fn write(people: &[Person], round: usize) -> Vec<(String, Pending)> {
+    let mut sent = Vec::new();
+    for (from, person) in people.iter().enumerate() {
+        for (to, other) in people.iter().enumerate().filter(|(to, _)| *to != from) {
+            let text = format!("{from}>{to} {round}");
+            let device = &person.devices[(round + to) % person.devices.len()];
+            sent.push((text.clone(), device.send(Target::user(&other.uid), 1, text).expect("taken")));
+        }
+    }
+    sent
+}
+
+/// Waits for the receipts. Returns the conversation, the seq and the text of each message.
+fn stored(sent: Vec<(String, Pending)>) -> Vec<(String, u64, String)> {
+    let stored = sent.into_iter().map(|(text, pending)| {
+        let receipt = pending.wait_durable(PATIENCE).unwrap_or_else(|error| panic!("{text}: {error}"));
+        (receipt.conversation.to_string(), receipt.seq, text)
+    });
+    stored.collect()
+}
+
+/// Every device has everything of its person's conversations, once and in order; but its own messages, as it pleases.
+fn check(people: &mut [Person], stored: &[(String, u64, String)]) {
+    let mut seqs = BTreeMap::<&str, Vec<u64>>::new();
+    stored.iter().for_each(|(conversation, seq, _)| seqs.entry(conversation).or_default().push(*seq));
+    for (conversation, seqs) in &mut seqs {
+        seqs.sort_unstable();
+        assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{conversation}: {seqs:?}");
+    }
+    for (number, person) in people.iter_mut().enumerate() {
+        let is_theirs = |text: &str| {
+            let (from, to) =
+                text.split(' ').next().and_then(|pair| pair.split_once('>')).expect("a text of this test");
+            (from == number.to_string(), to == number.to_string())
+        };
+        let wanted: Vec<_> = stored.iter().filter(|(_, _, text)| is_theirs(text).1).collect();
+        for (device, got) in person.devices.iter().zip(&mut person.got) {
+            until("the messages of a device", || {
+                while let Ok(message) = device.recv_timeout(std::time::Duration::from_millis(20)) {
+                    let text = String::from_utf8(message.payload.to_vec()).expect("text");
+                    got.push((message.conversation.to_string(), message.seq, text));
+                }
+                wanted.iter().all(|message| got.contains(message)).then_some(())
+            });
+            for (at, message) in got.iter().enumerate() {
+                assert!(!got[..at].contains(message), "{} got {message:?} twice", person.uid);
+                let later = got[..at]
+                    .iter()
+                    .find(|(conversation, seq, _)| *conversation == message.0 && *seq > message.1);
+                assert_eq!(later, None, "{} got {message:?} behind it", person.uid);
+            }
+        }
+    }
+}
+
+fn start(test: &str, cells: usize, gateways: usize) -> Option<Cluster> {
+    let cluster = Cluster::start(cells, gateways);
+    if cluster.is_none() {
+        postgres::skip(test);
+    }
+    cluster
+}
+
+#[test]
+fn three_nodes_and_two_gateways_are_one_system() {
+    let Some(cluster) = start("three_nodes_and_two_gateways_are_one_system", 2, 2) else { return };
+    let mut people = people(&cluster);
+    let mut all = Vec::new();
+    for round in 0..3 {
+        all.extend(stored(write(&people, round)));
+    }
+    check(&mut people, &all);
+    let state = cluster.status();
+    let leases = state["nodes"].as_array().expect("a list").iter().filter(|it| it["lease_ms"] != 0).count();
+    assert_eq!((state["cluster"].as_str(), leases), (Some("test"), 3), "{state}");
+    // The history is the same from each node: that of user0's slot reads what other nodes have stored.
+    let reader = connect(cluster.gateway(1).listener, "user0", "late");
+    for other in 1..PEOPLE {
+        let conversation = format!("c2c:user0:user{other}");
+        let page = reader.pull(&conversation, 1, 0, 0, PATIENCE).expect("a page");
+        let mut read: Vec<_> = page
+            .messages
+            .iter()
+            .map(|message| {
+                (
+                    conversation.clone(),
+                    message.seq,
+                    String::from_utf8(message.payload.to_vec()).expect("text"),
+                )
+            })
+            .collect();
+        let mut wanted: Vec<_> = all.iter().filter(|message| message.0 == conversation).cloned().collect();
+        read.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(read, wanted);
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_loses_nothing_that_was_acknowledged() {
+    let Some(mut cluster) = start("a_node_that_is_killed_loses_nothing_that_was_acknowledged", 1, 2) else {
+        return;
+    };
+    let mut people = people(&cluster);
+    let mut all = stored(write(&people, 0));
+    let under_way = write(&people, 1);
+    let address = cluster.nodes.remove(&2).expect("it runs").kill();
+    // Its slots are claimed when its lease has ended; what was sent meanwhile is stored then.
+    let more = write(&people, 2);
+    all.extend(stored(under_way));
+    all.extend(stored(more));
+    check(&mut people, &all);
+    cluster.until_owned(&[1, 3]);
+    cluster.start_node(2, &address.to_string());
+    cluster.until_owned(&[1, 2, 3]);
+    all.extend(stored(write(&people, 3)));
+    check(&mut people, &all);
+}
+
+#[test]
+fn a_node_that_is_told_to_end_gives_its_slots_away_first() {
+    let Some(mut cluster) = start("a_node_that_is_told_to_end_gives_its_slots_away_first", 1, 1) else {
+        return;
+    };
+    let mut people = people(&cluster);
+    let mut all = stored(write(&people, 0));
+    let mut node = cluster.nodes.remove(&1).expect("it runs");
+    let under_way = write(&people, 1);
+    node.process.signal(Signal::SIGTERM);
+    assert!(node.process.end().success());
+    // Nobody waits for the end of a lease: the other nodes own everything when the process has ended.
+    let state = cluster.status();
+    let owners = state["nodes"].as_array().expect("a list").iter().filter(|it| it["slots"] != 0);
+    assert_eq!((owners.count(), &state["unowned"]), (2, &Value::from(0)), "{state}");
+    all.extend(stored(under_way));
+    all.extend(stored(write(&people, 2)));
+    check(&mut people, &all);
+}
+
+#[test]
+fn a_gateway_is_upgraded_and_another_one_killed_in_a_cluster() {
+    let Some(mut cluster) = start("a_gateway_is_upgraded_and_another_one_killed_in_a_cluster", 1, 2) else {
+        return;
+    };
+    let mut people = people(&cluster);
+    let mut all = stored(write(&people, 0));
+    let under_way = write(&people, 1);
+    let admin = cluster.gateways[0].admin.to_string();
+    let (code, said, error) = run(&["upgrade", "--admin", &admin]);
+    assert_eq!(code, Some(0), "{said}{error}");
+    all.extend(stored(under_way));
+    all.extend(stored(write(&people, 2)));
+    check(&mut people, &all);
+    // The slots go on moving in the process that took over.
+    let address = cluster.nodes.remove(&3).expect("it runs").kill();
+    all.extend(stored(write(&people, 3)));
+    check(&mut people, &all);
+    cluster.start_node(3, &address.to_string());
+    cluster.until_owned(&[1, 2, 3]);
+    let mut gateway = cluster.gateways.pop().expect("the second");
+    gateway.process.kill();
+    for person in &mut people {
+        person.devices.pop();
+        person.got.pop();
+    }
+    all.extend(stored(write(&people, 4)));
+    check(&mut people, &all);
+}
+
+#[test]
+fn a_second_process_with_a_nodes_number_owns_nothing_and_says_so() {
+    let Some(cluster) = start("a_second_process_with_a_nodes_number_owns_nothing_and_says_so", 1, 1) else {
+        return;
+    };
+    let arguments = [vec!["backend".to_owned()], cluster.sets(2, "127.0.0.1:0")].concat();
+    let mut command = program(&arguments);
+    command.stderr(Stdio::piped());
+    let (twin, _) = Backend::of_command(command);
+    let warned = "another process has the lease of this node_number";
+    until("the warning", || twin.process.log().contains(warned).then_some(()));
+    let mut people = people(&cluster);
+    let all = stored(write(&people, 0));
+    check(&mut people, &all);
+    let state = cluster.status();
+    let node =
+        state["nodes"].as_array().expect("a list").iter().find(|it| it["node"] == 2).expect("it lives");
+    assert_eq!(node["address"].as_str(), Some(&*cluster.nodes[&2].address.to_string()), "{state}");
+}
+
+#[test]
+fn gateways_and_backends_of_another_kind_are_refused_by_name() {
+    let Some(cluster) = start("gateways_and_backends_of_another_kind_are_refused_by_name", 1, 0) else {
+        return;
+    };
+    let endpoints = format!("backend.endpoints={}", cluster.nodes[&1].address);
+    let plain = Gateway::start_bare(&[&endpoints, "gateway.id=plain"]);
+    until("the refusal of a gateway that follows no slots", || {
+        plain.process.log().contains("set backend.balance = \\\"cluster\\\"").then_some(())
+    });
+    let alone = Backend::start();
+    let endpoints = format!("backend.endpoints={}", alone.address);
+    let wrong = Gateway::start_bare(&[&endpoints, "backend.balance=cluster"]);
+    until("the refusal of a backend of no cluster", || {
+        wrong.process.log().contains("the backend is of no cluster").then_some(())
+    });
+    assert_eq!((plain.get("/readyz").0, wrong.get("/readyz").0), (503, 503));
+}
