@@ -8,6 +8,7 @@ use crate::error::BackendError;
 use crate::server::{Event, Handler, JudgeTo, NodeSlots, Now, Outbox};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
+use moorline_proto::link::LinkAddress;
 use moorline_proto::message::backend::Auth;
 use moorline_proto::slots::NodeId;
 use moorline_proto::time::Instant;
@@ -93,7 +94,7 @@ impl<H: Handler> Handler for Guarded<H> {
         self.handler.handle_turn_end(now, out);
     }
 
-    fn poll_slots(&mut self) -> Option<NodeSlots> {
+    fn poll_slots(&mut self) -> Option<(NodeSlots, Vec<(NodeId, LinkAddress)>)> {
         self.handler.poll_slots()
     }
 

@@ -5,7 +5,7 @@
 //! whose owner is not known, or has no link, waits; its UPs are answered RETRY after their timeout.
 
 use super::counters::Count;
-use super::{Failure, LinkIndex, Router, Slot, SlotSet, SlotState, Spread};
+use super::{Announcements, Endpoints, Failure, LinkIndex, Sides, SlotSet, SlotState, Spread, Ups};
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::{self, Leave};
 use moorline_proto::slots::{Moved, NodeRoutes, Route, SlotTable};
@@ -25,7 +25,7 @@ pub(super) struct Cluster {
 impl Cluster {
     /// The rule by which slots go to links.
     pub(super) const fn spread(&self) -> Spread<'_> {
-        Spread::ByOwner(self.routes.table(), &self.paused)
+        Spread::Owner(self.routes.table(), &self.paused)
     }
 
     /// Notes that owners of slots are not known.
@@ -38,14 +38,24 @@ impl Cluster {
         std::iter::from_fn(|| self.routes.poll_moved()).collect()
     }
 
-    /// Time at which [`Router::go_on_with_slots`] has something to do.
+    /// Time at which [`Placing::go_on`] has something to do.
     pub(super) fn next_deadline(&self) -> Instant {
         let resume = if self.paused.is_empty() { Instant::FAR_FUTURE } else { self.resume_at };
         self.routes.next_deadline().map_or(resume, |ask| ask.min(resume))
     }
 }
 
-impl Router {
+/// The parts of a router that decide which link takes which slots.
+pub(super) struct Placing<'a> {
+    pub(super) sides: &'a mut Sides,
+    pub(super) endpoints: &'a mut Endpoints,
+    pub(super) ups: &'a mut Ups,
+    pub(super) announcements: &'a mut Announcements,
+    /// `None`: backends are of no cluster.
+    pub(super) cluster: Option<&'a mut Cluster>,
+}
+
+impl Placing<'_> {
     /// Takes the owners of all slots.
     pub(super) fn on_slots(&mut self, frame: &LinkFrame) -> Result<(), Failure> {
         let slots: backend::Slots = frame.message()?;
@@ -82,7 +92,7 @@ impl Router {
     }
 
     /// Does what is due about slots of a cluster.
-    pub(super) fn go_on_with_slots(&mut self) {
+    pub(super) fn go_on(&mut self) {
         let now = self.sides.now;
         let Some(cluster) = &mut self.cluster else { return };
         if !cluster.paused.is_empty() && cluster.resume_at <= now {
@@ -142,20 +152,21 @@ impl Router {
             self.sides.counters[Count::ChangesSkipped] += self.ups.parking.drop_logins(slot) as u64;
         }
         self.ups.slots.free(slots);
-        self.ups.take_back(&mut self.sides, unanswered, Vec::new());
+        self.ups.take_back(self.sides, unanswered, Vec::new());
     }
 
-    /// Notes slots that have no link: the owners may be others than the table says.
-    pub(super) fn note_unassigned(&mut self) {
+    /// Gives slots without a link to one. False: there is no link.
+    pub(super) fn assign(&mut self) -> bool {
+        let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
+        let spread = self.cluster.as_deref().map_or_else(|| self.endpoints.spread(), Cluster::spread);
+        let moves = self.ups.slots.assign(&targets, spread);
+        self.announcements.begin(self.sides, moves);
+        // The owners of slots that have no link may be others than the table says.
         if let Some(cluster) = &mut self.cluster
             && !self.ups.slots.unassigned().is_empty()
         {
             cluster.note_behind();
         }
-    }
-
-    /// The node that a slot's link leads to; `None`: none does now. For tests.
-    pub fn node_of(&self, slot: Slot) -> Option<moorline_proto::slots::NodeId> {
-        self.link_of(slot).and_then(|link| self.sides.links[link].node)
+        !targets.is_empty()
     }
 }

@@ -80,8 +80,8 @@ impl Endpoints {
     /// The rule for backends of no cluster.
     pub(super) const fn spread(&self) -> Spread<'static> {
         match self.balance {
-            Balance::LeastLoaded | Balance::Weighted(_) | Balance::Cluster => Spread::ByWeight,
-            Balance::Hash => Spread::ByHash,
+            Balance::LeastLoaded | Balance::Weighted(_) | Balance::Cluster => Spread::Weight,
+            Balance::Hash => Spread::Hash,
         }
     }
 

@@ -5,14 +5,14 @@
 //! read there, then what waited meanwhile, then new UPs. So a user's frames reach the backend in order across any
 //! number of failures.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Placing};
 use super::counters::Count;
-use super::{Change, Endpoints, Failure, LinkIndex, Output, Router, Slot, SlotSet, SlotState, Spread};
+use super::{Change, Failure, LinkIndex, Output, Router, Slot, SlotSet, SlotState};
 
 impl Router {
     /// A link greeted: it takes slots that have no link, then its share of idle slots.
     pub(super) fn on_link_ready(&mut self) {
-        self.assign();
+        self.placing().assign();
         self.needs_balance = true;
     }
 
@@ -53,7 +53,7 @@ impl Router {
             self.sides.counters[Count::ChangesSkipped] += self.ups.parking.drop_logins(slot) as u64;
         }
         self.ups.take_back(&mut self.sides, unanswered, ends);
-        if !self.assign() {
+        if !self.placing().assign() {
             self.endpoints.force_breakers(now, &mut self.sides.links);
         }
     }
@@ -77,20 +77,16 @@ impl Router {
         }
     }
 
-    /// Gives slots without a link to one. False: there is no link.
-    pub(super) fn assign(&mut self) -> bool {
-        let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
-        let spread = spread_of(&self.endpoints, self.cluster.as_deref());
-        let moves = self.ups.slots.assign(&targets, spread);
-        self.announcements.begin(&mut self.sides, moves);
-        self.note_unassigned();
-        !targets.is_empty()
+    /// Returns the parts that decide which link takes which slots.
+    pub(super) fn placing(&mut self) -> Placing<'_> {
+        let Self { sides, endpoints, ups, announcements, cluster, .. } = self;
+        Placing { sides, endpoints, ups, announcements, cluster: cluster.as_deref_mut() }
     }
 
     /// Moves idle slots to where they should be, as far as they are idle now and their links' backends have read
     /// what was sent of them.
     pub(super) fn rebalance(&mut self) {
-        let spread = spread_of(&self.endpoints, self.cluster.as_deref());
+        let spread = self.cluster.as_deref().map_or_else(|| self.endpoints.spread(), Cluster::spread);
         let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
         let busy = self.ups.slots.busy().union(self.ups.parking.occupied());
         let unconfirmed =
@@ -150,9 +146,4 @@ impl Router {
             self.announcements.begin(&mut self.sides, vec![(link, slots)]);
         }
     }
-}
-
-/// The rule by which slots go to links.
-fn spread_of<'a>(endpoints: &Endpoints, cluster: Option<&'a Cluster>) -> Spread<'a> {
-    cluster.map_or_else(|| endpoints.spread(), Cluster::spread)
 }

@@ -190,7 +190,7 @@ impl Router {
             cluster.note_behind();
         }
         // Slots of links that are gone: no other link may become ready and take them.
-        self.assign();
+        self.placing().assign();
         self.needs_balance = true;
         Ok(sockets)
     }

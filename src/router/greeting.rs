@@ -159,7 +159,7 @@ impl Link {
         }
         self.knows_too_large = hello.outcome_max >= Outcome::TooLarge as u32;
         self.store = hello.store.clone();
-        self.node = node_of(hello.cluster_node).map_err(|()| LinkError::Body(frame.kind))?;
+        self.node = node_of(hello.cluster_node).map_err(|_| LinkError::Body(frame.kind))?;
         Ok(hello)
     }
 }

@@ -84,8 +84,8 @@ impl Router {
                 link.send_empty(Kind::Pong, frame.correlation);
                 Ok(())
             }
-            Kind::Slots => self.on_slots(frame),
-            Kind::Moved => self.on_moved(index, frame),
+            Kind::Slots => self.placing().on_slots(frame),
+            Kind::Moved => self.placing().on_moved(index, frame),
             Kind::Drain => {
                 link.state.on_drain();
                 self.needs_balance = true;

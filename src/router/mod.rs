@@ -244,7 +244,7 @@ impl Router {
         self.ups.expire(&mut self.sides, &mut self.endpoints);
         self.logins.expire(&mut self.sides, &mut self.endpoints);
         self.trip_breakers();
-        self.go_on_with_slots();
+        self.placing().go_on();
         self.needs_balance |= self.endpoints.look_around(now);
         if self.needs_balance {
             self.rebalance();

@@ -97,12 +97,12 @@ pub(super) const WEIGHT: u32 = 1_000;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Spread<'a> {
     /// In proportion to the weights.
-    ByWeight,
+    Weight,
     /// A slot goes to the same endpoint from every worker and gateway that has the same endpoints
     /// (rendezvous hashing, Thaler and Ravishankar, 1998): when one is lost, only its slots move.
-    ByHash,
+    Hash,
     /// A slot goes to a link of the node that owns it, unless it is one of those that wait.
-    ByOwner(&'a SlotTable, &'a SlotSet),
+    Owner(&'a SlotTable, &'a SlotSet),
 }
 
 /// Slots that go to a link, to be announced there.
@@ -260,8 +260,8 @@ impl Slots {
     fn better(&self, slot: Slot, targets: &[Target], loads: &[u64], spread: Spread<'_>) -> Option<usize> {
         let here = self.place_of(slot, targets);
         match spread {
-            Spread::ByHash => home(slot, targets).filter(|home| Some(*home) != here),
-            Spread::ByOwner(owners, waiting) => {
+            Spread::Hash => home(slot, targets).filter(|home| Some(*home) != here),
+            Spread::Owner(owners, waiting) => {
                 let owner = owners.owner(slot).node.filter(|_| !waiting.contains(slot))?;
                 let is_right = |place: &usize| targets[*place].node == Some(owner);
                 if here.is_some_and(|here| is_right(&here)) {
@@ -269,7 +269,7 @@ impl Slots {
                 }
                 (0..targets.len()).filter(is_right).min_by_key(|place| loads[*place])
             }
-            Spread::ByWeight => {
+            Spread::Weight => {
                 // Compared as fractions (load with one more) / weight.
                 let filled = |place: usize, load: u64| (load, u64::from(targets[place].weight));
                 let is_less = |(a, b): (u64, u64), (c, d): (u64, u64)| a * d < c * b;
@@ -357,39 +357,39 @@ mod tests {
     #[test]
     fn a_lost_link_gives_its_slots_away_and_takes_idle_ones_back() {
         let mut slots = Slots::new(Split::Plain);
-        assert!(slots.assign(&even(&[]), Spread::ByWeight).is_empty());
-        let moves = slots.assign(&even(&[A, B]), Spread::ByWeight);
+        assert!(slots.assign(&even(&[]), Spread::Weight).is_empty());
+        let moves = slots.assign(&even(&[A, B]), Spread::Weight);
         assert_eq!(moves.iter().map(|(_, set)| set.iter().count()).collect::<Vec<_>>(), [32, 32]);
         settle(&mut slots, &moves);
         assert!(
-            slots.is_balanced(&even(&[A, B]), Spread::ByWeight)
-                && slots.rebalance(&even(&[A, B]), Spread::ByWeight, SlotSet::EMPTY).is_empty()
+            slots.is_balanced(&even(&[A, B]), Spread::Weight)
+                && slots.rebalance(&even(&[A, B]), Spread::Weight, SlotSet::EMPTY).is_empty()
         );
         assert_eq!(slots.free_of(A).iter().count(), 32);
-        let moves = slots.assign(&even(&[B]), Spread::ByWeight);
+        let moves = slots.assign(&even(&[B]), Spread::Weight);
         assert_eq!(moves.len(), 1);
         settle(&mut slots, &moves);
         assert_eq!(slots.live_on(B), bits(u64::MAX));
-        assert!(!slots.is_balanced(&even(&[A, B]), Spread::ByWeight));
+        assert!(!slots.is_balanced(&even(&[A, B]), Spread::Weight));
         let busy = bits(0xFFFF_FFFF_FFFF);
-        let moves = slots.rebalance(&even(&[A, B]), Spread::ByWeight, busy);
+        let moves = slots.rebalance(&even(&[A, B]), Spread::Weight, busy);
         assert_eq!(moves, [(A, bits(!0xFFFF_FFFF_FFFF))], "busy slots stay");
     }
 
     #[test]
     fn slots_leave_a_draining_link_as_they_fall_idle() {
         let mut slots = Slots::new(Split::Plain);
-        let moves = slots.assign(&even(&[A]), Spread::ByWeight);
+        let moves = slots.assign(&even(&[A]), Spread::Weight);
         settle(&mut slots, &moves);
         let slot = Split::Plain.slot_of(Pin(5 << 8));
         slots.on_asked(slot);
         assert_eq!(slots.busy(), bits(1 << 5));
-        let moves = slots.rebalance(&even(&[B]), Spread::ByWeight, slots.busy());
+        let moves = slots.rebalance(&even(&[B]), Spread::Weight, slots.busy());
         assert_eq!(moves, [(B, bits(!(1 << 5)))]);
-        assert!(!slots.is_balanced(&even(&[B]), Spread::ByWeight));
+        assert!(!slots.is_balanced(&even(&[B]), Spread::Weight));
         slots.on_settled(slot);
-        assert_eq!(slots.rebalance(&even(&[B]), Spread::ByWeight, slots.busy()), [(B, bits(1 << 5))]);
-        assert!(slots.is_balanced(&even(&[B]), Spread::ByWeight));
+        assert_eq!(slots.rebalance(&even(&[B]), Spread::Weight, slots.busy()), [(B, bits(1 << 5))]);
+        assert!(slots.is_balanced(&even(&[B]), Spread::Weight));
     }
 
     #[test]
@@ -403,15 +403,15 @@ mod tests {
     fn weights_are_kept_and_a_trial_is_small() {
         let mut slots = Slots::new(Split::Plain);
         let targets = [target(A, 3_000), target(B, 1_000)];
-        let moves = slots.assign(&targets, Spread::ByWeight);
+        let moves = slots.assign(&targets, Spread::Weight);
         settle(&mut slots, &moves);
         let count = |slots: &Slots, link| slots.live_on(link).iter().count();
         assert_eq!((count(&slots, A), count(&slots, B)), (48, 16));
         let targets = [target(A, WEIGHT), target(B, WEIGHT / 16)];
-        let moves = slots.rebalance(&targets, Spread::ByWeight, SlotSet::EMPTY);
+        let moves = slots.rebalance(&targets, Spread::Weight, SlotSet::EMPTY);
         settle(&mut slots, &moves);
         assert!((1..=4).contains(&count(&slots, B)), "{}", count(&slots, B));
-        assert!(slots.is_balanced(&targets, Spread::ByWeight));
+        assert!(slots.is_balanced(&targets, Spread::Weight));
     }
 
     #[test]
@@ -439,7 +439,7 @@ mod tests {
         /// with a target ends balanced.
         #[test]
         fn slots_are_only_on_links_that_live(steps in proptest::collection::vec((0u16..3, any::<bool>()), 1..60), by_hash: bool) {
-            let spread = if by_hash { Spread::ByHash } else { Spread::ByWeight };
+            let spread = if by_hash { Spread::Hash } else { Spread::Weight };
             let (mut slots, mut up) = (Slots::new(Split::Plain), Vec::new());
             for (link, comes) in steps {
                 let link = LinkIndex(link);

@@ -318,9 +318,6 @@ impl Backend {
                 Output::Pause(link) => self.set_paused(scene, link, true),
                 Output::Resume(link) => self.set_paused(scene, link, false),
                 Output::Again => self.is_again = true,
-                output @ (Output::Dial(..) | Output::WritePeer(_) | Output::HangUp(_)) => {
-                    unreachable!("{output:?}: the backend is of no cluster")
-                }
             }
         }
     }

@@ -210,7 +210,7 @@ pub fn decode(bytes: Bytes) -> Option<PeerMessage> {
     }
 }
 
-/// A name has 48 bits, with its slot in front; the number 0 is no name.
+/// A name has 48 bits, with its slot in front, and is not 0.
 fn user_of(number: u64) -> Option<UserId> {
     (1..1 << 48).contains(&number).then(|| UserId::new(number))
 }

@@ -224,13 +224,13 @@ impl Handler for NodeHandler {
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
         self.begin(now);
         match event {
-            Event::Peer { node, message } => match wire::decode(message) {
-                Some(message) => {
-                    self.inner.im_mut().store_mut().handle_peer(node, message);
-                    self.complete(now, out);
-                }
-                None => tracing::debug!(node = node.0, "a message of a node cannot be read"),
-            },
+            Event::Peer { node, message } => {
+                let Some(message) = wire::decode(message) else {
+                    return tracing::debug!(node = node.0, "a message of a node cannot be read");
+                };
+                self.inner.im_mut().store_mut().handle_peer(node, message);
+                self.complete(now, out);
+            }
             event => {
                 if matches!(event, Event::Tick) {
                     for id in std::mem::take(&mut self.unsent) {
@@ -270,7 +270,7 @@ impl Handler for NodeHandler {
         self.take_outputs();
     }
 
-    fn poll_slots(&mut self) -> Option<NodeSlots> {
+    fn poll_slots(&mut self) -> Option<(NodeSlots, Vec<(NodeId, LinkAddress)>)> {
         let revision = self.store().revision();
         if self.told == Some(revision) {
             return None;
@@ -280,7 +280,7 @@ impl Handler for NodeHandler {
         let peers = store.living().iter().filter(|life| life.node != self.node);
         let peers = peers.filter_map(|life| Some((life.node, life.address.parse().ok()?)));
         let (table, owned) = (store.table().clone(), store.owned().collect());
-        Some(NodeSlots { node: self.node, table, owned, peers: peers.collect() })
+        Some((NodeSlots { node: self.node, table, owned }, peers.collect()))
     }
 
     fn poll_peer(&mut self) -> Option<(NodeId, Bytes)> {

@@ -1,9 +1,10 @@
-//! The event loop's part of links to the other nodes: what [`super::LinkHost`] orders, done on sockets.
+//! The event loop's part of links to the other nodes: what [`super::PeerLinks`] orders, done on sockets.
 
 use super::Handler;
 use super::dial::{Dialled, Made};
 use super::event::Now;
 use super::links::LinkEnd;
+use super::peers::PeerOutput;
 use super::reactor::Server;
 use super::tls::Target;
 use mio::event::Event;
@@ -24,18 +25,18 @@ pub(super) struct Dialling {
 
 impl<M: Send + 'static> Server<M> {
     /// Begins to connect to another node.
-    pub(super) fn dial(&mut self, now: Now, node: NodeId, address: &LinkAddress) {
+    fn dial(&mut self, now: Now, node: NodeId, address: &LinkAddress) {
         self.hang_up(node);
         self.dialling.last += 1;
         let tls = self.handshakes.client();
         match Dialled::connect(node, address, tls, self.poll.registry(), self.dialling.last) {
             Ok(socket) => _ = self.dialling.sockets.insert(node, socket),
-            Err(cause) => self.host.handle_peer_closed(now, node, &LinkEnd::Io(cause)),
+            Err(cause) => self.peers.handle_closed(now.instant, node, &LinkEnd::Io(cause)),
         }
     }
 
     /// Ends the connection to another node, if there is one.
-    pub(super) fn hang_up(&mut self, node: NodeId) {
+    fn hang_up(&mut self, node: NodeId) {
         if let Some(socket) = self.dialling.sockets.remove(&node) {
             socket.shut(self.poll.registry());
         }
@@ -81,7 +82,7 @@ impl<M: Send + 'static> Server<M> {
                 }
             }
             Ok(Made::Open(connected)) => {
-                self.host.handle_peer_connected(now, node, connected);
+                self.peers.handle_connected(now.instant, node, connected);
                 self.read_peer(now, node);
             }
             Ok(Made::Known) => self.read_peer(now, node),
@@ -93,7 +94,7 @@ impl<M: Send + 'static> Server<M> {
         for _ in 0..READS {
             let Some(socket) = self.dialling.sockets.get_mut(&node) else { return };
             match socket.read(&mut self.block, now.instant) {
-                Ok(Reading::Bytes(input)) => self.host.handle_peer_bytes(now, node, input),
+                Ok(Reading::Bytes(input)) => self.peers.handle_bytes(now.instant, node, input),
                 Ok(Reading::Blocked) => return,
                 Ok(Reading::End) => return self.lose_peer(now, node, &LinkEnd::Closed),
                 Err(end) => return self.lose_peer(now, node, &end),
@@ -104,26 +105,42 @@ impl<M: Send + 'static> Server<M> {
     }
 
     /// Writes what waits for another node.
-    pub(super) fn write_peer(&mut self, now: Now, node: NodeId) {
+    fn write_peer(&mut self, now: Now, node: NodeId) {
         let Some(socket) = self.dialling.sockets.get_mut(&node) else { return };
-        match socket.write(self.host.peer_unsent(node), &mut self.scratch) {
-            Ok(count) => self.host.handle_peer_sent(now, node, count),
+        match socket.write(self.peers.unsent(node), &mut self.scratch) {
+            Ok(count) => self.peers.handle_sent(now.instant, node, count),
             Err(cause) => self.lose_peer(now, node, &LinkEnd::Io(cause)),
         }
     }
 
     fn lose_peer(&mut self, now: Now, node: NodeId, end: &LinkEnd) {
         self.hang_up(node);
-        self.host.handle_peer_closed(now, node, end);
+        self.peers.handle_closed(now.instant, node, end);
     }
 
-    /// Gives the host what the handler has for other nodes, and the slots if they have changed.
+    /// Gives host and links what the handler has: slots and nodes if they have changed, and messages to other nodes.
     pub(super) fn take_cluster<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
-        if let Some(slots) = handler.poll_slots() {
-            self.host.handle_slots(now.instant, slots);
+        if let Some((slots, peers)) = handler.poll_slots() {
+            self.peers.handle_peers(now.instant, slots.node, peers);
+            self.host.handle_slots(slots);
         }
         while let Some((node, message)) = handler.poll_peer() {
-            self.host.send_peer(node, message);
+            self.peers.send(node, message);
+        }
+    }
+
+    /// Ends a turn: what is due, and what is to be written.
+    pub(super) fn end_turn_of_peers(&mut self, now: Now) {
+        if now.instant >= self.peers.next_deadline() {
+            self.peers.handle_timeouts(now.instant);
+        }
+        self.peers.flush();
+        while let Some(output) = self.peers.poll_output() {
+            match output {
+                PeerOutput::Dial(node, address) => self.dial(now, node, &address),
+                PeerOutput::Write(node) => self.write_peer(now, node),
+                PeerOutput::HangUp(node) => self.hang_up(node),
+            }
         }
     }
 }

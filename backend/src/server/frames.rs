@@ -3,7 +3,7 @@
 //! Example: CONN_UP {handle 7, alice} of a known session moves the session to this link and queues
 //! `Event::ConnUp` with `is_new: false`.
 
-use super::event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
+use super::event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, Up};
 use super::host::{LinkHost, Output};
 use super::links::{LinkEnd, Phase};
 use super::outbox::Kick;
@@ -12,9 +12,8 @@ use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
-use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, Outcome, Peer, PushResult};
+use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, Outcome, PushResult};
 use moorline_proto::message::client::Code;
-use moorline_proto::slots::NodeId;
 
 impl LinkHost {
     pub(super) fn handle_frame(
@@ -30,7 +29,7 @@ impl LinkHost {
         };
         let peer = self.out.routes.gateways.get(&gateway).and_then(|known| known.peer);
         if let Some(node) = peer {
-            return self.handle_peer_frame(link, node, frame);
+            return Ok(self.out.on_peer_frame(link, node, frame)?);
         }
         match frame.kind {
             Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
@@ -51,8 +50,12 @@ impl LinkHost {
             Kind::Pong => self.on_pong(now, gateway, frame.correlation),
             // CREDIT only shows that the peer lives; the other two need no reaction.
             Kind::Credit | Kind::QueryResult | Kind::Drain => {}
-            Kind::Slots => self.on_slots_asked(link),
-            Kind::Leave => self.on_leave(gateway, frame.correlation, &frame.message()?),
+            Kind::Slots => {
+                if let Some(slots) = self.cluster.message() {
+                    self.out.links.put(link, Kind::Slots, 0, 0, &slots);
+                }
+            }
+            Kind::Leave => self.out.on_leave(gateway, frame.correlation, &frame.message()?),
             Kind::Digest => self.out.on_digest(link, frame.message()?),
             Kind::Stats => {
                 let load = Some(frame.message()?);
@@ -77,22 +80,6 @@ impl LinkHost {
         Ok(())
     }
 
-    /// Takes a frame of another node.
-    fn handle_peer_frame(&mut self, link: LinkId, node: NodeId, frame: &LinkFrame) -> Result<(), LinkEnd> {
-        match frame.kind {
-            Kind::Peer => {
-                let Peer { message } = frame.message()?;
-                self.on_peer(node, message);
-            }
-            Kind::Ping => {
-                self.out.links.put(link, Kind::Pong, frame.correlation, 0, &());
-            }
-            Kind::Pong | Kind::Credit | Kind::Drain => {}
-            kind => return Err(LinkError::Unexpected(kind).into()),
-        }
-        Ok(())
-    }
-
     /// Puts the version of a login on this host's clock.
     fn timed(&mut self, now: Now, link: LinkId, login: ConnUp) -> ConnUp {
         let ahead = self.out.links.get(link).and_then(|state| state.clock_ahead);
@@ -110,7 +97,7 @@ impl LinkHost {
         mut login: ConnUp,
         is_now: bool,
     ) {
-        if self.try_refuse_login(gateway, link, &login) {
+        if self.cluster.try_refuse(gateway, link, &login, &mut self.out) {
             return;
         }
         let (handle, slot) = (login.handle, self.cluster.slot_of(&login.uid));
@@ -133,7 +120,7 @@ impl LinkHost {
                 return;
             }
         };
-        self.emit(Event::ConnUp { session, gateway, login, is_new });
+        self.out.emit(Event::ConnUp { session, gateway, login, is_new });
     }
 
     fn on_announce(&mut self, now: Now, gateway: GatewayId, link: LinkId, number: u64, announce: Announce) {
@@ -142,12 +129,12 @@ impl LinkHost {
             let login = self.timed(now, link, login);
             self.on_conn_up(gateway, link, number, login, false);
         }
-        self.emit(Event::Announced { link, sessions, more });
+        self.out.emit(Event::Announced { link, sessions, more });
     }
 
     fn on_conn_down(&mut self, gateway: GatewayId, down: &ConnDown) {
         if let Some(session) = self.out.routes.find(gateway, down.handle) {
-            self.end_session(session, down.code);
+            self.out.end_session(session, down.code);
         }
     }
 
@@ -169,7 +156,7 @@ impl LinkHost {
         match (session, command) {
             (Some(session), Some(command)) => {
                 let (seq, dup, body) = (up.seq, up.dup, up.body);
-                self.emit(Event::Up(Up { session, command, seq, dup, body, reply }));
+                self.out.emit(Event::Up(Up { session, command, seq, dup, body, reply }));
             }
             // The UP was sent again after its client had left. The answer reaches no client.
             (None, _) => self.refuse(reply, Code::Retry),
@@ -187,18 +174,12 @@ impl LinkHost {
         for report in result.outcomes {
             let outcome = Outcome::try_from(report.outcome).map_err(|_| LinkError::Body(Kind::PushResult))?;
             let Some(session) = self.out.routes.find(gateway, report.handle) else { continue };
-            self.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
+            self.out.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
             if outcome == Outcome::Offline {
                 // The connection has ended, even if its CONN_DOWN never comes.
-                self.end_session(session, 0);
+                self.out.end_session(session, 0);
             }
         }
         Ok(())
-    }
-
-    /// Forgets a session and tells the handler. `code`: the close code; 0: the client left without one.
-    pub(super) fn end_session(&mut self, session: SessionId, code: u32) {
-        self.out.forget_session(session);
-        self.emit(Event::ConnDown { session, code });
     }
 }

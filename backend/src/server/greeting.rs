@@ -17,7 +17,6 @@
 use super::event::{Event, GatewayId, LinkId, Now};
 use super::host::LinkHost;
 use super::links::{LinkEnd, Phase};
-use super::peers::node_name;
 use crate::config::Unproven;
 use moorline_proto::link::{
     Kind, LINK_VERSION, LinkError, LinkFrame, NONCE_BYTES, Nonce, Role, Transcript, is_node,
@@ -303,7 +302,7 @@ impl LinkHost {
             Place::Replace(old) => self.retire(now, old),
             Place::Open => {}
         }
-        if let Some(refusal) = self.fault_of_cluster(&newcomer.hello) {
+        if let Some(refusal) = self.cluster.fault_of(&newcomer.hello, &self.identity.store) {
             return Err(refused(newcomer.hello, refusal));
         }
         if self.out.links.open_links() >= self.config.links_max {
@@ -318,7 +317,7 @@ impl LinkHost {
             None => {
                 let node = hello.node.clone();
                 let gateway = self.out.routes.add_gateway(hello.node, hello.epoch, standing);
-                self.emit(Event::GatewayUp { gateway, node, epoch: hello.epoch });
+                self.out.emit(Event::GatewayUp { gateway, node, epoch: hello.epoch });
                 if standing == Standing::Unproven {
                     tracing::warn!(
                         ?gateway,
@@ -354,20 +353,8 @@ impl LinkHost {
         if let Some(slots) = self.cluster.message().filter(|_| hello.peer == 0) {
             self.out.links.put(link, Kind::Slots, 0, 0, &slots);
         }
-        self.emit(Event::LinkUp { gateway, link });
+        self.out.emit(Event::LinkUp { gateway, link });
         Ok(())
-    }
-
-    /// Returns what keeps a gateway, or another node, apart from the cluster of this backend.
-    fn fault_of_cluster(&self, hello: &LinkHello) -> Option<Refusal> {
-        let peer = match (self.cluster.node(), node_of(hello.peer)) {
-            (None, Ok(None)) => return None,
-            (Some(_), Ok(None)) => return (!hello.knows_slots).then_some(Refusal::Cluster),
-            (_, Err(())) | (None, Ok(Some(_))) => return Some(Refusal::OtherCluster),
-            (Some(me), Ok(Some(peer))) => (peer != me).then_some(peer),
-        };
-        let is_named = peer.is_some_and(|peer| hello.node == node_name(peer));
-        (!is_named || hello.store != self.identity.store).then_some(Refusal::OtherCluster)
     }
 
     fn place_for(&self, now: Now, newcomer: &Newcomer) -> Place {

@@ -16,13 +16,11 @@ use super::greeting::{self, Peer, Standing, Visitor};
 use super::links::{Link, LinkEnd, Phase};
 use super::login_clock::LoginClock;
 use super::outbox::Outbox;
-use super::peers::Peers;
-use super::slots::ClusterSide;
+use super::slots::{ClusterSide, NodeSlots};
 use crate::config::LinkConfig;
 use bytes::{Bytes, BytesMut};
-use moorline_proto::link::{Kind, LinkAddress, Secrets, encode};
+use moorline_proto::link::{Kind, Secrets, encode};
 use moorline_proto::message::backend::Auth;
-use moorline_proto::slots::NodeId;
 use moorline_proto::time::{Duration, Instant};
 use std::sync::Arc;
 
@@ -60,12 +58,6 @@ pub enum Output {
     Resume(LinkId),
     /// Begin another turn at once: the handler asked for it.
     Again,
-    /// Connect to another node; [`LinkHost::handle_peer_connected`] or [`LinkHost::handle_peer_closed`] follows.
-    Dial(NodeId, LinkAddress),
-    /// Write [`LinkHost::peer_unsent`] of this node once.
-    WritePeer(NodeId),
-    /// Close the connection to another node, or stop connecting.
-    HangUp(NodeId),
 }
 
 /// Identity of this end, as its HELLO names it.
@@ -88,7 +80,6 @@ pub struct LinkHost {
     /// Correlation of the next question whether a gateway's older epoch lives.
     pub(super) next_probe: u64,
     pub(super) cluster: ClusterSide,
-    pub(super) peers: Peers,
     next_tick: Instant,
 }
 
@@ -103,7 +94,6 @@ impl LinkHost {
             login_clock: LoginClock::default(),
             next_probe: 1,
             cluster: ClusterSide::default(),
-            peers: Peers::default(),
             next_tick: Instant::ZERO,
         }
     }
@@ -121,6 +111,11 @@ impl LinkHost {
     /// Takes the name of the store, at most 64 bytes, which HELLO tells from now on; empty: there is none.
     pub fn handle_store(&mut self, store: Bytes) {
         self.identity.store = store;
+    }
+
+    /// Takes the slots of this node as they are now: the backend is one of a cluster.
+    pub fn handle_slots(&mut self, slots: NodeSlots) {
+        self.cluster.set(slots);
     }
 
     /// Names a new connection; `None`: close it, its user id is not believed. Above `link.visitors_max` connections
@@ -182,9 +177,8 @@ impl LinkHost {
     /// Queues known outcomes of pushes, and, four times a second, whatever time has ended.
     pub fn handle_timeouts(&mut self, now: Now) {
         while let Some((session, push, outcome)) = self.out.undelivered.pop_front() {
-            self.emit(Event::Pushed { session, push, outcome });
+            self.out.emit(Event::Pushed { session, push, outcome });
         }
-        self.peers.handle_timeouts(now.instant, self.config.silence_timeout);
         if now.instant < self.next_tick {
             return;
         }
@@ -194,25 +188,24 @@ impl LinkHost {
         }
         self.out.links.ping_quiet(now.instant, &self.config);
         for session in self.out.routes.take_expired(now.instant) {
-            self.end_session(session, 0);
+            self.out.end_session(session, 0);
         }
         for gateway in self.out.routes.expired_gateways(now.instant) {
             self.forget_gateway(gateway);
         }
         self.admit_waiting(now);
-        self.emit(Event::Tick);
+        self.out.emit(Event::Tick);
     }
 
     /// Ends a turn: queues one [`Output::Write`] for each link with new bytes.
     pub fn handle_turn_end(&mut self, now: Now) {
-        self.tell_slots(now.instant);
+        self.cluster.tell(now.instant, &mut self.out);
         self.out.links.flush(now.instant);
-        self.peers.flush();
     }
 
     /// Returns the next output, in the order of causes; `None`: all were taken.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.out.links.poll_output().or_else(|| self.peers.poll_output())
+        self.out.links.poll_output()
     }
 
     /// Writes the figures of now.
@@ -224,7 +217,6 @@ impl LinkHost {
             matches!((&link.phase, &link.visitor.peer), (Phase::Open(_), Peer::Certificate(_)))
         };
         counters.set_links(links.open_links(), unproven, links.iter().filter(is_encrypted).count());
-        counters.set_peers(self.peers.open(), self.peers.lost());
         let LinkConfig { links_max, gateways_max, sessions_max, rooms_max, .. } = self.config;
         counters.note_caps(
             now.instant,
@@ -245,8 +237,7 @@ impl LinkHost {
     /// Returns the time at which the next turn must begin.
     pub fn next_deadline(&self) -> Instant {
         let has_work = !self.out.undelivered.is_empty() || self.out.links.is_dirty();
-        let peers = self.peers.next_deadline(self.config.silence_timeout);
-        if has_work { Instant::ZERO } else { self.next_tick.min(self.cluster.next_deadline()).min(peers) }
+        if has_work { Instant::ZERO } else { self.next_tick.min(self.cluster.next_deadline()) }
     }
 
     /// Panics if the parts disagree. For simulators and tests.
@@ -264,10 +255,6 @@ impl LinkHost {
         }
         routes.check(|link| links.get(link).map(|state| state.phase));
         self.out.rooms.check(|session| routes.get(session).map(|known| known.gateway));
-    }
-
-    pub(super) fn emit(&mut self, event: Event) {
-        self.out.links.outputs.push_back(Output::Event(event));
     }
 
     /// Ends a link. Its sessions and its gateway stay until their lease ends.
@@ -289,7 +276,7 @@ impl LinkHost {
                 known.lease_until = lease_until;
             }
         }
-        self.emit(Event::LinkDown { gateway, link });
+        self.out.emit(Event::LinkDown { gateway, link });
     }
 
     /// Ends an older epoch of a gateway: its links, its sessions, itself.
@@ -304,11 +291,11 @@ impl LinkHost {
     /// Forgets a gateway without links, and all its sessions.
     fn forget_gateway(&mut self, gateway: GatewayId) {
         for session in self.out.routes.sessions_of(gateway) {
-            self.end_session(session, 0);
+            self.out.end_session(session, 0);
         }
         if let Some(gone) = self.out.routes.gateways.remove(&gateway) {
             tracing::info!(gateway = gone.node, epoch = gone.epoch, "gateway gone");
-            self.emit(Event::GatewayDown { gateway });
+            self.out.emit(Event::GatewayDown { gateway });
         }
     }
 }

@@ -50,7 +50,7 @@ pub use greeting::{Peer, Refusal, Visitor};
 pub use host::{LinkHost, Output};
 pub use links::LinkEnd;
 pub use outbox::{Kick, Outbox, PushSpec};
-pub use peers::{PeerConnected, node_name};
+pub use peers::{PeerConnected, PeerLinks, PeerOutput, node_name};
 pub use reactor::Server;
 pub use slots::NodeSlots;
 pub use tls::check as check_tls;
@@ -60,6 +60,7 @@ pub use moorline_net::mailbox::{SendError as RemoteError, Sender as Remote};
 
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
+use moorline_proto::link::LinkAddress;
 use moorline_proto::message::backend::Auth;
 use moorline_proto::slots::NodeId;
 use moorline_proto::time::Instant;
@@ -107,9 +108,9 @@ pub trait Handler {
         let _ = (now, out);
     }
 
-    /// Takes the slots of a node of a cluster, if they have changed since the last call. The default: the backend is of no
-    /// cluster.
-    fn poll_slots(&mut self) -> Option<NodeSlots> {
+    /// Takes the slots of a node of a cluster, and the addresses of the other nodes that live, if they have changed since the last
+    /// call. The default: the backend is of no cluster.
+    fn poll_slots(&mut self) -> Option<(NodeSlots, Vec<(NodeId, LinkAddress)>)> {
         None
     }
 

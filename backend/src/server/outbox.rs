@@ -3,7 +3,7 @@
 //! Example: alice and bob are on one link. `push(&[alice, bob], ..)` appends one PUSH frame with two handles to
 //! the buffer of that link, and the owner writes the buffer at the end of the turn.
 
-use super::event::{GatewayId, JudgeTo, LinkId, PushId, ReplyTo, SessionId};
+use super::event::{Event, GatewayId, JudgeTo, LinkId, PushId, ReplyTo, SessionId};
 use super::host::Output;
 use super::links::Links;
 use super::rooms::Rooms;
@@ -300,6 +300,17 @@ impl Outbox {
             let bind = Bind { handles: vec![handle], room: room.to_string(), version, reset: false };
             self.links.put(link, Kind::Bind, 0, 0, &bind);
         }
+    }
+
+    /// Gives an event to the handler.
+    pub(super) fn emit(&mut self, event: Event) {
+        self.links.outputs.push_back(Output::Event(event));
+    }
+
+    /// Forgets a session and tells the handler. `code`: the close code; 0: the client left without one.
+    pub(super) fn end_session(&mut self, session: SessionId, code: u32) {
+        self.forget_session(session);
+        self.emit(Event::ConnDown { session, code });
     }
 
     /// Forgets a session.

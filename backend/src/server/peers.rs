@@ -9,14 +9,12 @@
 //! Node 1 has messages for node 2: it connects to the link port of node 2 and says HELLO {node-1, peer 2}. What node 2 has to say
 //! comes by a link of its own. A message may get lost: the store of the nodes sends it again.
 
-use super::event::Now;
-use super::host::{LinkHost, Output};
 use super::links::LinkEnd;
-use crate::config::Unproven;
+use crate::config::{LinkConfig, Unproven};
 use bytes::{Buf, Bytes, BytesMut};
 use moorline_proto::link::{
     self, Kind, LINK_VERSION, LinkAddress, LinkDecoder, LinkError, LinkFrame, NONCE_BYTES, Nonce, Role,
-    Secret, Transcript,
+    Secret, Secrets, Transcript,
 };
 use moorline_proto::message::backend::{LinkChallenge, LinkHello, LinkNotice, LinkProof, Peer};
 use moorline_proto::slots::{NodeId, node_of};
@@ -70,12 +68,31 @@ struct PeerLink {
     last_tx: Instant,
 }
 
-/// All links to other nodes.
-#[derive(Debug, Default)]
-pub(super) struct Peers {
+/// Order to the owner of [`PeerLinks`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerOutput {
+    /// Connect to a node; [`PeerLinks::handle_connected`] or [`PeerLinks::handle_closed`] follows.
+    Dial(NodeId, LinkAddress),
+    /// Write [`PeerLinks::unsent`] of this node once.
+    Write(NodeId),
+    /// Close the connection to a node, or stop connecting.
+    HangUp(NodeId),
+}
+
+/// All links to other nodes. The owner drains [`Self::poll_output`] after each input.
+#[derive(Debug)]
+pub struct PeerLinks {
+    epoch: u64,
+    unproven: Unproven,
+    hello_timeout: Duration,
+    silence: Duration,
+    secrets: Secrets,
+    /// Name of the cluster.
+    store: Bytes,
+    /// `None`: the backend is of no cluster.
     me: Option<NodeId>,
     links: BTreeMap<NodeId, PeerLink>,
-    outputs: VecDeque<Output>,
+    outputs: VecDeque<PeerOutput>,
     /// Messages that were dropped: their links were full or not open.
     lost: u64,
 }
@@ -102,16 +119,42 @@ impl PeerLink {
     }
 }
 
-impl Peers {
+impl PeerLinks {
+    /// No links. `epoch` must be larger than that of every earlier life of the node.
+    pub fn new(config: &LinkConfig, epoch: u64) -> Self {
+        Self {
+            epoch,
+            unproven: config.unproven,
+            hello_timeout: config.hello_timeout,
+            silence: config.silence_timeout,
+            secrets: Secrets::default(),
+            store: Bytes::new(),
+            me: None,
+            links: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            lost: 0,
+        }
+    }
+
+    /// Takes the secrets of nodes.
+    pub fn handle_secrets(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
+    }
+
+    /// Takes the name of the cluster.
+    pub fn handle_store(&mut self, store: Bytes) {
+        self.store = store;
+    }
+
     /// Takes the other nodes that live.
-    pub(super) fn handle_peers(&mut self, now: Instant, me: NodeId, peers: Vec<(NodeId, LinkAddress)>) {
+    pub fn handle_peers(&mut self, now: Instant, me: NodeId, peers: Vec<(NodeId, LinkAddress)>) {
         self.me = Some(me);
         let peers: BTreeMap<_, _> = peers.into_iter().filter(|(node, _)| *node != me).collect();
         let Self { links, outputs, .. } = self;
         links.retain(|node, link| {
             let stays = peers.get(node) == Some(&link.address);
             if !stays {
-                outputs.push_back(Output::HangUp(*node));
+                outputs.push_back(PeerOutput::HangUp(*node));
             }
             stays
         });
@@ -121,7 +164,7 @@ impl Peers {
     }
 
     /// Puts a message into the output of a node's link.
-    pub(super) fn send(&mut self, node: NodeId, message: Bytes) {
+    pub fn send(&mut self, node: NodeId, message: Bytes) {
         let Some(link) = self.links.get_mut(&node) else { return self.lost += 1 };
         let is_open = matches!(link.state, State::Open);
         let (into, limit) = if is_open {
@@ -137,32 +180,35 @@ impl Peers {
     }
 
     /// Messages that were dropped.
-    pub(super) const fn lost(&self) -> u64 {
+    pub const fn lost(&self) -> u64 {
         self.lost
     }
 
     /// Links that are open.
-    pub(super) fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         self.links.values().filter(|link| matches!(link.state, State::Open)).count()
     }
 
-    pub(super) fn poll_output(&mut self) -> Option<Output> {
+    /// Takes the oldest output.
+    pub fn poll_output(&mut self) -> Option<PeerOutput> {
         self.outputs.pop_front()
     }
 
-    pub(super) fn next_deadline(&self, silence: Duration) -> Instant {
-        let deadlines = self.links.values().map(|link| link.deadline(silence));
+    /// Returns the time at which [`Self::handle_timeouts`] has something to do.
+    pub fn next_deadline(&self) -> Instant {
+        let deadlines = self.links.values().map(|link| link.deadline(self.silence));
         deadlines.min().unwrap_or(Instant::FAR_FUTURE)
     }
 
     /// Orders one write for each link with bytes.
-    pub(super) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         let full = self.links.iter().filter(|(_, link)| !link.buffer.is_empty());
-        self.outputs.extend(full.map(|(node, _)| Output::WritePeer(*node)));
+        self.outputs.extend(full.map(|(node, _)| PeerOutput::Write(*node)));
     }
 
     /// Connects, greets no longer, asks and gives up as time tells.
-    pub(super) fn handle_timeouts(&mut self, now: Instant, silence: Duration) {
+    pub fn handle_timeouts(&mut self, now: Instant) {
+        let silence = self.silence;
         let mut failed = Vec::new();
         for (node, link) in &mut self.links {
             if link.deadline(silence) > now {
@@ -171,7 +217,7 @@ impl Peers {
             match link.state {
                 State::Waiting(_) => {
                     link.state = State::Connecting(now + CONNECT_TIMEOUT);
-                    self.outputs.push_back(Output::Dial(*node, link.address.clone()));
+                    self.outputs.push_back(PeerOutput::Dial(*node, link.address.clone()));
                 }
                 State::Open if link.last_rx + silence > now => {
                     link.last_tx = now;
@@ -182,12 +228,13 @@ impl Peers {
             }
         }
         for (node, end) in failed {
-            self.outputs.push_back(Output::HangUp(node));
-            self.on_closed(now, node, &end);
+            self.outputs.push_back(PeerOutput::HangUp(node));
+            self.handle_closed(now, node, &end);
         }
     }
 
-    fn on_closed(&mut self, now: Instant, node: NodeId, end: &LinkEnd) {
+    /// The connection to a node has ended, or was not made.
+    pub fn handle_closed(&mut self, now: Instant, node: NodeId, end: &LinkEnd) {
         let Some(link) = self.links.get_mut(&node) else { return };
         let was_open = matches!(link.state, State::Open);
         if was_open || link.failures == 0 {
@@ -199,81 +246,74 @@ impl Peers {
         link.decoder = LinkDecoder::greeting();
         (link.buffer, link.waiting) = (BytesMut::new(), BytesMut::new());
     }
-}
 
-impl LinkHost {
-    /// The connection to another node was made.
-    pub fn handle_peer_connected(&mut self, now: Now, node: NodeId, connected: PeerConnected) {
-        let (Some(me), Some(link)) = (self.peers.me, self.peers.links.get_mut(&node)) else { return };
+    /// The connection to a node was made.
+    pub fn handle_connected(&mut self, now: Instant, node: NodeId, connected: PeerConnected) {
+        let (Some(me), Some(link)) = (self.me, self.links.get_mut(&node)) else { return };
         let version = u32::from(LINK_VERSION);
         let hello = LinkHello {
             version_min: version,
             version_max: version,
             node: node_name(me),
-            epoch: self.identity.epoch,
+            epoch: self.epoch,
             agent: concat!("moorline-backend/", env!("CARGO_PKG_VERSION")).into(),
             nonce: connected.nonce.to_vec().into(),
-            store: self.identity.store.clone(),
+            store: self.store.clone(),
             peer: u32::from(me.0) + 1,
             ..LinkHello::default()
         };
         link::encode(&mut link.buffer, Kind::Hello, 0, 0, &hello);
-        (link.last_rx, link.last_tx) = (now.instant, now.instant);
-        link.state = State::Greeting(now.instant + self.config.hello_timeout, connected, false);
-    }
-
-    /// The connection to another node has ended, or was not made.
-    pub fn handle_peer_closed(&mut self, now: Now, node: NodeId, end: &LinkEnd) {
-        self.peers.on_closed(now.instant, node, end);
+        (link.last_rx, link.last_tx) = (now, now);
+        link.state = State::Greeting(now + self.hello_timeout, connected, false);
     }
 
     /// Takes bytes of another node.
-    pub fn handle_peer_bytes(&mut self, now: Now, node: NodeId, mut input: Bytes) {
+    pub fn handle_bytes(&mut self, now: Instant, node: NodeId, mut input: Bytes) {
         loop {
-            let Some(link) = self.peers.links.get_mut(&node) else { return };
-            link.last_rx = now.instant;
+            let Some(link) = self.links.get_mut(&node) else { return };
+            link.last_rx = now;
             let taken = match link.decoder.decode(&mut input) {
                 Ok(None) => return,
-                Ok(Some(frame)) => self.on_peer_frame(node, &frame),
+                Ok(Some(frame)) => self.on_frame(node, &frame),
                 Err(error) => Err(error.into()),
             };
             if let Err(end) = taken {
-                self.peers.outputs.push_back(Output::HangUp(node));
-                return self.peers.on_closed(now.instant, node, &end);
+                self.outputs.push_back(PeerOutput::HangUp(node));
+                return self.handle_closed(now, node, &end);
             }
         }
     }
 
-    /// The socket took the first `count` bytes of [`Self::peer_unsent`].
-    pub fn handle_peer_sent(&mut self, now: Now, node: NodeId, count: usize) {
-        let Some(link) = self.peers.links.get_mut(&node) else { return };
+    /// The socket took the first `count` bytes of [`Self::unsent`].
+    pub fn handle_sent(&mut self, now: Instant, node: NodeId, count: usize) {
+        let Some(link) = self.links.get_mut(&node) else { return };
         if count > 0 {
-            link.last_tx = now.instant;
+            link.last_tx = now;
         }
         link.buffer.advance(count.min(link.buffer.len()));
     }
 
-    /// Bytes that wait to be sent to another node.
-    pub fn peer_unsent(&self, node: NodeId) -> &[u8] {
-        self.peers.links.get(&node).map_or(&[], |link| &link.buffer)
+    /// Bytes that wait to be sent to a node.
+    pub fn unsent(&self, node: NodeId) -> &[u8] {
+        self.links.get(&node).map_or(&[], |link| &link.buffer)
     }
 
     /// Secrets of this node: those of its name.
     fn own_secrets(&self) -> &[Secret] {
-        self.peers.me.map_or(&[], |me| self.secrets.of(&node_name(me)))
+        self.me.map_or(&[], |me| self.secrets.of(&node_name(me)))
     }
 
-    fn on_peer_frame(&mut self, node: NodeId, frame: &LinkFrame) -> Result<(), LinkEnd> {
-        let state = self.peers.links.get(&node).map(|link| &link.state);
+    fn on_frame(&mut self, node: NodeId, frame: &LinkFrame) -> Result<(), LinkEnd> {
+        let state = self.links.get(&node).map(|link| &link.state);
         match (state, frame.kind) {
             (_, Kind::Notice) => {
                 let notice: LinkNotice = frame.message()?;
                 Err(LinkEnd::RefusedHere(notice.text.chars().take(300).collect()))
             }
-            (Some(State::Greeting(_, _, false)), Kind::Challenge) => self.on_peer_challenge(node, frame),
-            (Some(State::Greeting(..)), Kind::Hello) => self.on_peer_hello(node, &frame.message()?),
+            (Some(State::Greeting(_, _, false)), Kind::Challenge) => self.on_challenge(node, frame),
+            (Some(State::Greeting(..)), Kind::Hello) => self.on_hello(node, &frame.message()?),
             (Some(State::Open), Kind::Ping) => {
-                if let Some(link) = self.peers.links.get_mut(&node) {
+                if let Some(link) = self.links.get_mut(&node) {
                     link::encode_empty(&mut link.buffer, Kind::Pong, frame.correlation, 0);
                 }
                 Ok(())
@@ -284,17 +324,16 @@ impl LinkHost {
     }
 
     /// Checks the proof of the other node, and answers with this one's.
-    fn on_peer_challenge(&mut self, node: NodeId, frame: &LinkFrame) -> Result<(), LinkEnd> {
+    fn on_challenge(&mut self, node: NodeId, frame: &LinkFrame) -> Result<(), LinkEnd> {
         let challenge: LinkChallenge = frame.message()?;
         let nonce: [u8; NONCE_BYTES] =
             challenge.nonce.as_ref().try_into().map_err(|_| LinkError::Body(frame.kind))?;
-        let Some(PeerLink { state: State::Greeting(_, connected, _), .. }) = self.peers.links.get(&node)
-        else {
+        let Some(PeerLink { state: State::Greeting(_, connected, _), .. }) = self.links.get(&node) else {
             return Ok(());
         };
-        let name = self.peers.me.map(node_name).unwrap_or_default();
+        let name = self.me.map(node_name).unwrap_or_default();
         let link_of = Transcript {
-            gateway: (&name, self.identity.epoch),
+            gateway: (&name, self.epoch),
             backend: (&challenge.node, challenge.epoch),
             nonces: (connected.nonce, nonce),
         };
@@ -305,7 +344,7 @@ impl LinkHost {
         };
         let proof = link_of.prove(secret, Role::Gateway).to_vec().into();
         if let Some(PeerLink { state: State::Greeting(_, _, is_proven), buffer, .. }) =
-            self.peers.links.get_mut(&node)
+            self.links.get_mut(&node)
         {
             *is_proven = true;
             link::encode(buffer, Kind::Proof, 0, 0, &LinkProof { proof });
@@ -313,13 +352,13 @@ impl LinkHost {
         Ok(())
     }
 
-    fn on_peer_hello(&mut self, node: NodeId, hello: &LinkHello) -> Result<(), LinkEnd> {
-        let is_it = node_of(hello.cluster_node) == Ok(Some(node)) && hello.store == self.identity.store;
+    fn on_hello(&mut self, node: NodeId, hello: &LinkHello) -> Result<(), LinkEnd> {
+        let is_it = node_of(hello.cluster_node) == Ok(Some(node)) && hello.store == self.store;
         if !is_it {
             return Err(LinkEnd::OtherNode(node));
         }
-        let unproven = self.config.unproven;
-        let Some(link) = self.peers.links.get_mut(&node) else { return Ok(()) };
+        let unproven = self.unproven;
+        let Some(link) = self.links.get_mut(&node) else { return Ok(()) };
         let State::Greeting(_, connected, is_proven) = &link.state else { return Ok(()) };
         let is_believed = match unproven {
             Unproven::Private => true,

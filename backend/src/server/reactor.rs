@@ -11,6 +11,7 @@ use super::event::{LinkId, Now};
 use super::greeting::{Peer, Visitor};
 use super::host::{LinkHost, Output};
 use super::links::LinkEnd;
+use super::peers::PeerLinks;
 use super::socket::{Origin, Socket, list, origin_of, socket_of};
 use super::tls::{self, Handshakes, SharedTls, Target};
 use crate::clock::Clock;
@@ -57,6 +58,7 @@ pub struct Server<M> {
     _file: Option<SocketFile>,
     clock: Clock,
     pub(super) host: LinkHost,
+    pub(super) peers: PeerLinks,
     /// Secrets of gateways that a reload has read.
     secrets: SharedSecrets,
     pub(super) handshakes: Handshakes,
@@ -102,6 +104,8 @@ impl<M: Send + 'static> Server<M> {
         let (remote, mailbox) = mailbox(config.link.mailbox, waker);
         let clock = Clock::new();
         let mut host = LinkHost::new(&link, config.node.clone(), clock.read().unix_ms);
+        let mut peers = PeerLinks::new(&link, clock.read().unix_ms);
+        peers.handle_secrets(secrets.clone());
         host.handle_secrets(secrets);
         Ok(Self {
             poll,
@@ -110,6 +114,7 @@ impl<M: Send + 'static> Server<M> {
             _file: file,
             clock,
             host,
+            peers,
             secrets: SharedSecrets::default(),
             handshakes,
             counters: LinkCounters::default(),
@@ -155,6 +160,7 @@ impl<M: Send + 'static> Server<M> {
     where
         H: Handler<Message = M>,
     {
+        self.peers.handle_store(handler.store_name());
         self.host.handle_store(handler.store_name());
         let mut events = Events::with_capacity(EVENTS);
         while !handler.is_over(self.clock.read()) {
@@ -204,12 +210,14 @@ impl<M: Send + 'static> Server<M> {
             self.host.handle_timeouts(now);
             self.perform(now, handler);
             self.host.count(now, &self.counters);
+            self.counters.set_peers(self.peers.open(), self.peers.lost());
         }
         handler.handle_turn_end(now, self.host.outbox());
         self.take_cluster(now, handler);
         self.perform(now, handler);
         self.host.handle_turn_end(now);
         self.perform(now, handler);
+        self.end_turn_of_peers(now);
         Ok(())
     }
 
@@ -219,7 +227,12 @@ impl<M: Send + 'static> Server<M> {
             return Duration::ZERO;
         }
         let accept_at = self.acceptor.next_deadline().unwrap_or(Instant::FAR_FUTURE);
-        self.host.next_deadline().min(accept_at).min(wanted).saturating_since(self.clock.read().instant)
+        self.host
+            .next_deadline()
+            .min(accept_at)
+            .min(wanted)
+            .min(self.peers.next_deadline())
+            .saturating_since(self.clock.read().instant)
     }
 
     fn on_readiness(&mut self, slot: usize, event: &mio::event::Event) {
@@ -261,6 +274,7 @@ impl<M: Send + 'static> Server<M> {
             Err(cause) => return self.note_stranger(&"a connection", &cause, now),
         };
         if let Some(secrets) = self.secrets.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.peers.handle_secrets(secrets.clone());
             self.host.handle_secrets(secrets);
         }
         let has_tls = matches!(origin, Origin::Ip(_)) && self.handshakes.are_due();
@@ -399,9 +413,6 @@ impl<M: Send + 'static> Server<M> {
                     }
                 }
                 Output::Again => self.is_again = true,
-                Output::Dial(node, address) => self.dial(now, node, &address),
-                Output::WritePeer(node) => self.write_peer(now, node),
-                Output::HangUp(node) => self.hang_up(node),
             }
         }
     }

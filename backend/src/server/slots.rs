@@ -4,18 +4,20 @@
 //! sends LEAVE to node 1, which ends her sessions there, and announces them to node 2.
 
 use super::event::{Event, GatewayId, LinkId};
-use super::host::LinkHost;
+use super::greeting::Refusal;
 use super::links::Phase;
+use super::outbox::Outbox;
+use super::peers::node_name;
 use bytes::Bytes;
-use moorline_proto::link::{Kind, LinkAddress};
-use moorline_proto::message::backend::{self, ConnUp, Leave, Slots};
-use moorline_proto::slots::{Moved, NodeId, Slot, SlotSet, SlotTable};
+use moorline_proto::link::{Kind, LinkError, LinkFrame};
+use moorline_proto::message::backend::{self, ConnUp, Leave, LinkHello, Peer, Slots};
+use moorline_proto::slots::{Moved, NodeId, Slot, SlotSet, SlotTable, node_of};
 use moorline_proto::time::{Duration, Instant};
 
 /// Time between two SLOTS that nobody has asked for.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// Slots of a node, and the other nodes.
+/// Slots of a node.
 #[derive(Clone, Debug)]
 pub struct NodeSlots {
     /// The node.
@@ -24,8 +26,6 @@ pub struct NodeSlots {
     pub table: SlotTable,
     /// Slots that the node serves.
     pub owned: SlotSet,
-    /// Addresses of the other nodes that live.
-    pub peers: Vec<(NodeId, LinkAddress)>,
 }
 
 /// Slots, and what gateways were told of them.
@@ -70,11 +70,9 @@ impl ClusterSide {
         if self.is_behind() { self.tell_at } else { Instant::FAR_FUTURE }
     }
 
-    /// Takes the slots as they are now. Returns the addresses of the other nodes.
-    fn set(&mut self, mut slots: NodeSlots) -> Vec<(NodeId, LinkAddress)> {
-        let peers = std::mem::take(&mut slots.peers);
+    /// Takes the slots as they are now.
+    pub(super) fn set(&mut self, slots: NodeSlots) {
         self.slots = Some(Box::new(slots));
-        peers
     }
 
     /// SLOTS, if gateways are to be told now.
@@ -88,62 +86,78 @@ impl ClusterSide {
     }
 }
 
-impl LinkHost {
-    /// Takes the slots of this node as they are now: the backend is one of a cluster.
-    pub fn handle_slots(&mut self, now: Instant, slots: NodeSlots) {
-        let node = slots.node;
-        let peers = self.cluster.set(slots);
-        self.peers.handle_peers(now, node, peers);
-    }
-
-    /// Sends a message to another node of the cluster, unless its link is full or gone: it may get lost.
-    pub fn send_peer(&mut self, node: NodeId, message: Bytes) {
-        self.peers.send(node, message);
+impl ClusterSide {
+    /// Returns what keeps a gateway, or another node, apart from the cluster of this backend, whose name is `store`.
+    pub(super) fn fault_of(&self, hello: &LinkHello, store: &Bytes) -> Option<Refusal> {
+        let peer = match (self.node(), node_of(hello.peer)) {
+            (None, Ok(None)) => return None,
+            (Some(_), Ok(None)) => return (!hello.knows_slots).then_some(Refusal::Cluster),
+            (_, Err(_)) | (None, Ok(Some(_))) => return Some(Refusal::OtherCluster),
+            (Some(me), Ok(Some(peer))) => (peer != me).then_some(peer),
+        };
+        let is_named = peer.is_some_and(|peer| hello.node == node_name(peer));
+        (!is_named || hello.store != store).then_some(Refusal::OtherCluster)
     }
 
     /// Tells all gateways the owners of slots, if they are others than before.
-    pub(super) fn tell_slots(&mut self, now: Instant) {
-        let Some(slots) = self.cluster.poll(now) else { return };
-        let is_of_gateway = |gateway: &GatewayId| {
-            self.out.routes.gateways.get(gateway).is_some_and(|known| known.peer.is_none())
-        };
-        let links = self.out.links.iter().filter_map(|(link, state)| match state.phase {
+    pub(super) fn tell(&mut self, now: Instant, out: &mut Outbox) {
+        let Some(slots) = self.poll(now) else { return };
+        let is_of_gateway =
+            |gateway: &GatewayId| out.routes.gateways.get(gateway).is_some_and(|known| known.peer.is_none());
+        let links = out.links.iter().filter_map(|(link, state)| match state.phase {
             Phase::Open(gateway) => is_of_gateway(&gateway).then_some(link),
             _ => None,
         });
         for link in links.collect::<Vec<_>>() {
-            self.out.links.put(link, Kind::Slots, 0, 0, &slots);
-        }
-    }
-
-    /// Answers the question of a gateway for the owners of slots.
-    pub(super) fn on_slots_asked(&mut self, link: LinkId) {
-        if let Some(slots) = self.cluster.message() {
-            self.out.links.put(link, Kind::Slots, 0, 0, &slots);
+            out.links.put(link, Kind::Slots, 0, 0, &slots);
         }
     }
 
     /// Refuses a login of a user whose slot is not served here. A session that was known ends.
-    pub(super) fn try_refuse_login(&mut self, gateway: GatewayId, link: LinkId, login: &ConnUp) -> bool {
-        let Some(moved) = self.cluster.moved(self.cluster.slot_of(&login.uid)) else { return false };
-        if let Some(session) = self.out.routes.find(gateway, login.handle) {
-            self.end_session(session, 0);
+    pub(super) fn try_refuse(
+        &self,
+        gateway: GatewayId,
+        link: LinkId,
+        login: &ConnUp,
+        out: &mut Outbox,
+    ) -> bool {
+        let Some(moved) = self.moved(self.slot_of(&login.uid)) else { return false };
+        if let Some(session) = out.routes.find(gateway, login.handle) {
+            out.end_session(session, 0);
         }
-        self.out.links.put(link, Kind::Moved, 0, 0, &backend::Moved::from(moved));
+        out.links.put(link, Kind::Moved, 0, 0, &backend::Moved::from(moved));
         true
     }
+}
 
+impl Outbox {
     /// Ends the sessions of slots that have moved, as far as no later announcement has named them.
     pub(super) fn on_leave(&mut self, gateway: GatewayId, announcement: u64, leave: &Leave) {
         let slots: SlotSet =
             leave.slots.iter().filter_map(|slot| Slot::from_number((*slot).into())).collect();
-        for session in self.out.routes.sessions_in(gateway, &slots, announcement) {
+        for session in self.routes.sessions_in(gateway, &slots, announcement) {
             self.end_session(session, 0);
         }
     }
 
-    /// Takes a message of another node.
-    pub(super) fn on_peer(&mut self, node: NodeId, message: Bytes) {
-        self.emit(Event::Peer { node, message });
+    /// Takes a frame of another node.
+    pub(super) fn on_peer_frame(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        frame: &LinkFrame,
+    ) -> Result<(), LinkError> {
+        match frame.kind {
+            Kind::Peer => {
+                let Peer { message } = frame.message()?;
+                self.emit(Event::Peer { node, message });
+            }
+            Kind::Ping => {
+                self.links.put(link, Kind::Pong, frame.correlation, 0, &());
+            }
+            Kind::Pong | Kind::Credit | Kind::Drain => {}
+            kind => return Err(LinkError::Unexpected(kind)),
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Moved, NodeId, Owner, SLOTS, Slot, SlotTable};
 use crate::message::backend;
+use core::num::TryFromIntError;
 
 /// Writes a node that may be nobody: its number, and 1 more; 0: nobody.
 fn number_of(node: Option<NodeId>) -> u32 {
@@ -11,12 +12,9 @@ fn number_of(node: Option<NodeId>) -> u32 {
 /// Reads a node that may be nobody.
 ///
 /// # Errors
-/// The number is no node's: `Err(())`.
-pub fn node_of(number: u32) -> Result<Option<NodeId>, ()> {
-    match number.checked_sub(1) {
-        None => Ok(None),
-        Some(number) => u16::try_from(number).map(|number| Some(NodeId(number))).map_err(|_| ()),
-    }
+/// The number is larger than that of any node.
+pub fn node_of(number: u32) -> Result<Option<NodeId>, TryFromIntError> {
+    number.checked_sub(1).map(|number| u16::try_from(number).map(NodeId)).transpose()
 }
 
 impl From<&SlotTable> for backend::Slots {

@@ -1,7 +1,7 @@
 //! A node of a cluster: SLOTS, MOVED, LEAVE, and links between nodes.
 
 use super::*;
-use crate::server::{NodeSlots, PeerConnected, Refusal};
+use crate::server::{NodeSlots, PeerConnected, PeerLinks, PeerOutput, Refusal};
 use moorline_proto::link::Secrets;
 use moorline_proto::message::backend::{Leave, Peer as PeerBody, Slots};
 use moorline_proto::slots::{Moved, NodeId, Owner, Slot, SlotSet, SlotTable};
@@ -19,8 +19,7 @@ fn slots(version: u64, others: &[&str]) -> NodeSlots {
             owned.insert(slot);
         }
     }
-    let peers = vec![(ME, address(1)), (OTHER, address(2))];
-    NodeSlots { node: ME, table, owned, peers }
+    NodeSlots { node: ME, table, owned }
 }
 
 fn address(number: u8) -> moorline_proto::link::LinkAddress {
@@ -30,7 +29,7 @@ fn address(number: u8) -> moorline_proto::link::LinkAddress {
 fn desk(others: &[&str]) -> Desk {
     let mut desk = Desk::new(&LinkConfig::default());
     desk.host.handle_store(Bytes::from_static(b"cluster"));
-    desk.host.handle_slots(desk.now.instant, slots(1, others));
+    desk.host.handle_slots(slots(1, others));
     desk
 }
 
@@ -60,7 +59,7 @@ fn a_gateway_is_told_the_slots_with_the_hello_and_when_they_change() {
     };
     assert_eq!(told(&frames), Some(slots(1, &[]).table));
     assert!(desk.turn_end().is_empty(), "nothing is new");
-    desk.host.handle_slots(desk.now.instant, slots(2, &["bob"]));
+    desk.host.handle_slots(slots(2, &["bob"]));
     assert!(desk.turn_end().is_empty(), "too early after the last one");
     assert!(desk.host.next_deadline() <= desk.now.instant + Duration::from_millis(100));
     desk.now.instant += Duration::from_millis(100);
@@ -97,7 +96,7 @@ fn an_up_of_a_slot_that_was_lost_is_answered_moved_with_its_number() {
     let link = gateway(&mut desk);
     desk.log_in(link, 4);
     desk.turn_end();
-    desk.host.handle_slots(desk.now.instant, slots(2, &["user4"]));
+    desk.host.handle_slots(slots(2, &["user4"]));
     let up = Up { handle: 4, command: Command::Send.byte().into(), ..Up::default() };
     desk.say(link, Kind::Up, 9, &up);
     assert!(desk.drain().is_empty(), "the handler hears nothing");
@@ -139,81 +138,89 @@ fn leave_ends_the_sessions_that_no_later_announcement_has_named() {
     desk.host.check();
 }
 
-/// Two nodes whose links are joined by hand.
+/// A node's links to others, joined by hand to the link port of another node.
 struct Pair {
-    nodes: [Desk; 2],
-    /// Link of node 1 at node 2.
+    links: PeerLinks,
+    other: Desk,
+    now: Now,
+    /// The link at the other node.
     link: Option<LinkId>,
 }
 
 impl Pair {
     fn new(config: &LinkConfig, secrets: [&str; 2], stores: [&'static [u8]; 2]) -> Self {
-        let node = |number: usize| {
-            let mut desk = Desk { host: LinkHost::new(config, "b".into(), 5), now: Now::default() };
-            desk.host.handle_secrets(Secrets::parse(secrets[number]).expect("valid"));
-            desk.host.handle_store(Bytes::from_static(stores[number]));
-            let node = [ME, OTHER][number];
-            desk.host.handle_slots(desk.now.instant, NodeSlots { node, ..slots(1, &[]) });
-            desk
-        };
-        Self { nodes: [node(0), node(1)], link: None }
+        let secrets = secrets.map(|secrets| Secrets::parse(secrets).expect("valid"));
+        let mut other = Desk { host: LinkHost::new(config, "b".into(), 5), now: Now::default() };
+        other.host.handle_secrets(secrets[1].clone());
+        other.host.handle_store(Bytes::from_static(stores[1]));
+        other.host.handle_slots(NodeSlots { node: OTHER, ..slots(1, &[]) });
+        let mut links = PeerLinks::new(config, 5);
+        links.handle_secrets(secrets[0].clone());
+        links.handle_store(Bytes::from_static(stores[0]));
+        links.handle_peers(other.now.instant, ME, vec![(ME, address(1)), (OTHER, address(2))]);
+        Self { links, now: other.now, other, link: None }
     }
 
-    /// Connects node 1 to node 2, and lets them talk. Returns the events at node 2.
-    fn talk(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
+    fn drain(&mut self) -> Vec<PeerOutput> {
+        std::iter::from_fn(|| self.links.poll_output()).collect()
+    }
+
+    /// Lets time pass at the node.
+    fn pass(&mut self, time: Duration) -> Vec<PeerOutput> {
+        self.now.instant += time;
+        self.links.handle_timeouts(self.now.instant);
+        self.drain()
+    }
+
+    /// Lets both talk. Returns the messages at the other node, with their sender.
+    fn talk(&mut self) -> Vec<(NodeId, Bytes)> {
+        let mut told = Vec::new();
         for _ in 0..20 {
-            self.nodes[0].host.handle_timeouts(self.nodes[0].now);
-            self.nodes[0].host.handle_turn_end(self.nodes[0].now);
-            for output in self.nodes[0].drain() {
-                match output {
-                    Output::Dial(node, to) => {
-                        assert_eq!((node, to), (OTHER, address(2)));
-                        self.link = Some(self.nodes[1].visit(Peer::Network, [2; NONCE_BYTES]));
-                        let (nonce, is_known, is_loopback) = ([1; NONCE_BYTES], false, false);
-                        let connected = PeerConnected { nonce, is_known, is_loopback };
-                        self.nodes[0].host.handle_peer_connected(self.nodes[0].now, node, connected);
-                    }
-                    Output::WritePeer(node) => {
-                        let mut bytes = Bytes::copy_from_slice(self.nodes[0].host.peer_unsent(node));
-                        self.nodes[0].host.handle_peer_sent(self.nodes[0].now, node, bytes.len());
-                        let Some(link) = self.link else { continue };
-                        while !bytes.is_empty() {
-                            self.nodes[1].host.handle_link_bytes(self.nodes[1].now, link, &mut bytes);
-                        }
-                    }
-                    Output::HangUp(_) => self.link = None,
-                    Output::Event(Event::Tick) => {}
-                    other => panic!("{other:?}"),
-                }
+            self.links.handle_timeouts(self.now.instant);
+            self.links.flush();
+            for output in self.drain() {
+                self.on_output(output);
             }
-            self.nodes[1].host.handle_turn_end(self.nodes[1].now);
-            for output in self.nodes[1].drain() {
+            self.other.host.handle_turn_end(self.other.now);
+            for output in self.other.drain() {
                 match output {
                     Output::Write(link) => {
-                        let bytes = Bytes::copy_from_slice(self.nodes[1].host.unsent(link));
-                        self.nodes[1].host.handle_link_sent(self.nodes[1].now, link, bytes.len());
-                        self.nodes[0].host.handle_peer_bytes(self.nodes[0].now, OTHER, bytes);
+                        let bytes = Bytes::copy_from_slice(self.other.host.unsent(link));
+                        self.other.host.handle_link_sent(self.other.now, link, bytes.len());
+                        self.links.handle_bytes(self.now.instant, OTHER, bytes);
                     }
                     Output::Close { farewell, .. } => {
-                        self.nodes[0].host.handle_peer_bytes(self.nodes[0].now, OTHER, farewell);
+                        self.links.handle_bytes(self.now.instant, OTHER, farewell);
                         self.link = None;
                     }
-                    Output::Event(event) => events.push(event),
-                    Output::Dial(..) | Output::HangUp(_) => {}
+                    Output::Event(Event::Peer { node, message }) => told.push((node, message)),
+                    Output::Event(_) => {}
                     other => panic!("{other:?}"),
                 }
             }
         }
-        events
+        told
     }
 
-    fn told(events: &[Event]) -> Vec<(NodeId, Bytes)> {
-        let told = events.iter().filter_map(|event| match event {
-            Event::Peer { node, message } => Some((*node, message.clone())),
-            _ => None,
-        });
-        told.collect()
+    fn on_output(&mut self, output: PeerOutput) {
+        match output {
+            PeerOutput::Dial(node, to) => {
+                assert_eq!((node, to), (OTHER, address(2)));
+                self.link = Some(self.other.visit(Peer::Network, [2; NONCE_BYTES]));
+                let (nonce, is_known, is_loopback) = ([1; NONCE_BYTES], false, false);
+                let connected = PeerConnected { nonce, is_known, is_loopback };
+                self.links.handle_connected(self.now.instant, node, connected);
+            }
+            PeerOutput::Write(node) => {
+                let mut bytes = Bytes::copy_from_slice(self.links.unsent(node));
+                self.links.handle_sent(self.now.instant, node, bytes.len());
+                let Some(link) = self.link else { return };
+                while !bytes.is_empty() {
+                    self.other.host.handle_link_bytes(self.other.now, link, &mut bytes);
+                }
+            }
+            PeerOutput::HangUp(_) => self.link = None,
+        }
     }
 }
 
@@ -222,11 +229,12 @@ const SECRET: &str = "node-1 0123456789abcdef0123456789abcdef";
 #[test]
 fn nodes_prove_themselves_and_what_waited_is_sent() {
     let mut pair = Pair::new(&LinkConfig::default(), [SECRET, SECRET], [b"c", b"c"]);
-    pair.nodes[0].host.send_peer(OTHER, Bytes::from_static(b"early"));
-    assert_eq!(Pair::told(&pair.talk()), [(ME, Bytes::from_static(b"early"))]);
-    pair.nodes[0].host.send_peer(OTHER, Bytes::from_static(b"late"));
-    pair.nodes[0].host.send_peer(NodeId(9), Bytes::from_static(b"to nobody"));
-    assert_eq!(Pair::told(&pair.talk()), [(ME, Bytes::from_static(b"late"))]);
+    pair.links.send(OTHER, Bytes::from_static(b"early"));
+    assert_eq!(pair.talk(), [(ME, Bytes::from_static(b"early"))]);
+    pair.links.send(OTHER, Bytes::from_static(b"late"));
+    pair.links.send(NodeId(9), Bytes::from_static(b"to nobody"));
+    assert_eq!(pair.talk(), [(ME, Bytes::from_static(b"late"))]);
+    assert_eq!((pair.links.open(), pair.links.lost()), (1, 1));
 }
 
 #[test]
@@ -240,9 +248,9 @@ fn nodes_without_a_proof_or_of_another_cluster_exchange_nothing() {
     ];
     for (secrets, stores) in cases {
         let mut pair = Pair::new(&LinkConfig::default(), secrets, stores);
-        pair.nodes[0].host.send_peer(OTHER, Bytes::from_static(b"hi"));
-        assert_eq!(Pair::told(&pair.talk()), [], "{secrets:?} {stores:?}");
-        assert_eq!(pair.link, None, "{secrets:?} {stores:?}");
+        pair.links.send(OTHER, Bytes::from_static(b"hi"));
+        assert_eq!(pair.talk(), [], "{secrets:?} {stores:?}");
+        assert_eq!((pair.link, pair.links.open()), (None, 0), "{secrets:?} {stores:?}");
     }
 }
 
@@ -256,8 +264,8 @@ fn a_gateway_sends_no_peer_frame_and_a_node_no_login() {
     let mut pair = Pair::new(&LinkConfig::default(), [SECRET, SECRET], [b"c", b"c"]);
     pair.talk();
     let link = pair.link.expect("open");
-    pair.nodes[1].say(link, Kind::ConnUp, 0, &ConnUp { handle: 1, uid: "a".into(), ..ConnUp::default() });
-    assert!(pair.nodes[1].drain().iter().any(|output| matches!(output, Output::Close { .. })));
+    pair.other.say(link, Kind::ConnUp, 0, &ConnUp { handle: 1, uid: "a".into(), ..ConnUp::default() });
+    assert!(pair.other.drain().iter().any(|output| matches!(output, Output::Close { .. })));
 }
 
 #[test]
@@ -265,11 +273,18 @@ fn a_node_that_is_silent_or_gone_is_given_up_and_dialled_again() {
     let mut pair = Pair::new(&LinkConfig::default(), [SECRET, SECRET], [b"c", b"c"]);
     pair.talk();
     let silence = LinkConfig::default().silence_timeout;
-    let outputs = pair.nodes[0].pass(silence);
-    assert!(outputs.iter().any(|output| matches!(output, Output::HangUp(OTHER))), "{outputs:?}");
-    let outputs = pair.nodes[0].pass(Duration::from_secs(3));
-    assert!(outputs.iter().any(|output| matches!(output, Output::Dial(OTHER, _))), "{outputs:?}");
-    let gone = NodeSlots { peers: Vec::new(), ..slots(2, &[]) };
-    pair.nodes[0].host.handle_slots(pair.nodes[0].now.instant, gone);
-    assert!(pair.nodes[0].drain().iter().any(|output| matches!(output, Output::HangUp(OTHER))));
+    assert_eq!(pair.pass(silence), [PeerOutput::HangUp(OTHER)]);
+    assert_eq!(pair.pass(Duration::from_secs(3)), [PeerOutput::Dial(OTHER, address(2))]);
+    pair.links.handle_peers(pair.now.instant, ME, Vec::new());
+    assert_eq!(pair.drain(), [PeerOutput::HangUp(OTHER)]);
+}
+
+#[test]
+fn what_waits_for_a_node_is_bounded() {
+    let mut pair = Pair::new(&LinkConfig::default(), [SECRET, SECRET], [b"c", b"c"]);
+    let message = Bytes::from(vec![0; 64 << 10]);
+    (0..64).for_each(|_| pair.links.send(OTHER, message.clone()));
+    assert!(pair.links.lost() > 40, "{}", pair.links.lost());
+    let told = pair.talk().len() as u64;
+    assert_eq!(told + pair.links.lost(), 64);
 }
