@@ -4,6 +4,8 @@
 //! [`judge_speaker`] too. bob has blocked eve: her SEND, her signal, her SUB of their room, her read mark, her look at his
 //! presence and her group with him in it are all refused by the same line.
 
+pub mod groups;
+
 use super::{
     API_DEVICE, DeviceNumber, Facts, Friendship, Member, Origin, Refusal, Relation, Role, UserId, WhoMayAdd,
 };

@@ -97,7 +97,8 @@ pub struct Member {
 }
 
 impl Member {
-    pub(crate) const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
+    /// A new membership: everything before `visible_from`, at least 1, counts as read.
+    pub const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
         let (cleared, read, role) = (0, visible_from - 1, role as u8);
         Self { user, role, visible_from, cleared, read, silent_until_ms: 0, since: 0 }
     }
@@ -108,7 +109,7 @@ impl Member {
     }
 
     /// Gives the member a role.
-    pub(super) fn set_role(&mut self, role: Role) {
+    pub(crate) fn set_role(&mut self, role: Role) {
         self.role = role as u8;
     }
 

@@ -2,10 +2,10 @@
 
 use super::{Effects, Engine, EngineStore};
 use crate::im::store::directory::{Changed, Directory, EVENTS_MAX, Kind};
-use crate::im::store::rules::{self, Wish};
+use crate::im::store::rules::Wish;
+use crate::im::store::rules::groups::{self, Effects as GroupEffects, Group};
 use crate::im::store::{
-    ConversationId, GroupChange, GroupEdit, GroupSettings, Member, NOBODY, Origin, Outcome, Refusal, Role,
-    UserId, Write,
+    ConversationId, GroupChange, GroupSettings, Member, NOBODY, Origin, Outcome, Refusal, Role, UserId, Write,
 };
 
 impl<E: Engine> EngineStore<E> {
@@ -35,7 +35,7 @@ impl<E: Engine> EngineStore<E> {
             }
             Write::ChangeGroup { conversation, by, change, event } => {
                 let is_settings = change.is_settings();
-                let changed = self.change_group(conversation, by, change);
+                let changed = self.change_group(conversation, by, &change);
                 if self.directory.conversations.get(conversation).members.is_empty() {
                     dissolve(self, conversation);
                 }
@@ -48,7 +48,7 @@ impl<E: Engine> EngineStore<E> {
                 })
             }
             Write::Dissolve { conversation, by, event } => {
-                Outcome::Done(match judge_dissolve(&self.directory, conversation, by) {
+                Outcome::Done(match groups::judge_dissolve(&group(&self.directory, conversation), by) {
                     Ok(()) => {
                         let gone = dissolve(self, conversation);
                         Ok(self.tell_members(conversation, &gone, by, (event, false), batch)?)
@@ -71,17 +71,8 @@ impl<E: Engine> EngineStore<E> {
             let is_same = self.directory.conversations.get(known).creator() == Some(creator);
             return if is_same { Ok((known, false)) } else { Err(Refusal::Conflict) };
         }
-        let mut all: Vec<_> = members.iter().copied().chain([creator]).collect();
-        all.sort_unstable();
-        all.dedup();
-        if all.len() > self.limits.group_members {
-            return Err(Refusal::GroupFull);
-        }
-        self.directory.require_members(all.len())?;
-        all.iter()
-            .try_for_each(|user| self.limits.rules.judge_users(self, (creator, device), *user, Wish::Add))?;
-        let role = |user| if user == creator { Role::Owner } else { Role::Member };
-        let members: Vec<_> = all.into_iter().map(|user| (user, role(user))).collect();
+        let members = groups::create(self, (creator, device), members, 1)?;
+        let members: Vec<_> = members.into_iter().map(|member| (member.user, member.role())).collect();
         let kind = Kind::Group { name: name.into(), creator };
         Ok((self.directory.open(kind, &members).ok_or(Refusal::StoreFull)?, true))
     }
@@ -90,51 +81,29 @@ impl<E: Engine> EngineStore<E> {
     pub(super) fn change_group(
         &mut self,
         conversation: ConversationId,
-        (by, device): Origin,
-        change: GroupChange,
+        by: Origin,
+        change: &GroupChange,
     ) -> Result<Option<Vec<UserId>>, Refusal> {
-        let place = self.directory.conversations.get(conversation);
-        if !place.is_group() {
-            return Err(Refusal::Denied);
-        }
-        if place.is_dissolved {
-            return Err(Refusal::NotFound);
-        }
-        match change {
-            GroupChange::Join => {
-                if place.member(by).is_some() {
-                    return Ok(None);
-                }
-                let is_invited = self.directory.users.get(by).invitations().contains(&conversation);
-                if place.is_by_invitation() && !is_invited {
-                    return Err(Refusal::NotAllowed);
-                }
-                if place.members.len() >= self.limits.group_members {
-                    return Err(Refusal::GroupFull);
-                }
-                self.directory.require_members(1)?;
-                let role = if place.members.is_empty() { Role::Owner } else { Role::Member };
-                let member = Member::new(by, role, place.numbered + 1);
-                self.directory.admit(conversation, member);
-                Ok(Some(Vec::new()))
+        let group = group(&self.directory, conversation);
+        let effects = groups::change(self, &group, by, change)?;
+        if effects.is_empty() {
+            if *change == GroupChange::Leave {
+                self.directory.uninvite(conversation, by.0);
             }
-            GroupChange::Leave => {
-                let Some(member) = place.member(by) else {
-                    self.directory.uninvite(conversation, by);
-                    return Ok(None);
-                };
-                let was_owner = member.role() == Role::Owner;
-                self.directory.part(conversation, by);
-                if was_owner {
-                    self.crown_the_next(conversation);
-                }
-                Ok(Some(vec![by]))
-            }
-            GroupChange::Edit(edit) => {
-                self.judge_edit(conversation, (by, device), &edit)?;
-                Ok(self.edit(conversation, by, edit))
-            }
+            return Ok(None);
         }
+        let GroupEffects { added, removed, changed, settings } = effects;
+        added.into_iter().for_each(|member| self.directory.admit(conversation, member));
+        removed.iter().for_each(|user| self.directory.part(conversation, *user));
+        for member in changed {
+            self.set_member(conversation, member.user, |known| *known = member);
+        }
+        if let Some(settings) = settings {
+            let settings = (settings != GroupSettings::default()).then(|| Box::new(settings));
+            self.directory.conversations.get_mut(conversation).settings = settings;
+            self.directory.changed.push(Changed::Conversation(conversation));
+        }
+        Ok(Some(removed))
     }
 
     /// Invites users to a group. Returns those who were not invited before.
@@ -157,9 +126,8 @@ impl<E: Engine> EngineStore<E> {
 
     /// The administrator, else the member, that has been in it longest owns it from now on.
     pub(super) fn crown_the_next(&mut self, conversation: ConversationId) {
-        let place = self.directory.conversations.get(conversation);
-        let rank = |member: &&Member| (std::cmp::Reverse(member.role()), member.since);
-        if let Some(next) = place.members.iter().min_by_key(rank).map(|member| member.user) {
+        let group = group(&self.directory, conversation);
+        if let Some(next) = groups::next_owner(&group, NOBODY) {
             self.set_member(conversation, next, |member| member.set_role(Role::Owner));
         }
     }
@@ -181,94 +149,37 @@ impl<E: Engine> EngineStore<E> {
         }
         has_changed
     }
+}
 
-    fn judge_edit(&self, conversation: ConversationId, by: Origin, edit: &GroupEdit) -> Result<(), Refusal> {
-        let place = self.directory.conversations.get(conversation);
-        let own = place.member(by.0).ok_or(Refusal::NotMember)?.role();
-        let role_of = |user: UserId| place.member(user).map(Member::role);
-        let require = |is_allowed: bool| if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) };
-        require(edit.add.is_empty() || !place.is_by_invitation() || own >= Role::Admin)?;
-        require(edit.settings.is_none() || own >= Role::Admin)?;
-        for user in &edit.remove {
-            // Nobody removes himself so: that is leaving.
-            require(own >= Role::Admin && role_of(*user).is_none_or(|theirs| theirs < own))?;
-        }
-        if let Some((user, role)) = edit.role {
-            let theirs = role_of(user).ok_or(Refusal::NotMember)?;
-            require(own == Role::Owner && (theirs != Role::Owner || role == Role::Owner))?;
-            if edit.remove.contains(&user) {
-                return Err(Refusal::Denied);
-            }
-        }
-        if let Some((user, _)) = edit.silence {
-            require(own >= Role::Admin && role_of(user).ok_or(Refusal::NotMember)? < own)?;
-        }
-        let mut new: Vec<_> = edit.add.iter().filter(|user| role_of(**user).is_none()).collect();
-        new.sort_unstable();
-        new.dedup();
-        if place.members.len() + new.len() > self.limits.group_members {
-            return Err(Refusal::GroupFull);
-        }
-        self.directory.require_members(new.len())?;
-        new.into_iter().try_for_each(|user| self.limits.rules.judge_users(self, by, *user, Wish::Add))
+impl<E: Engine> groups::Limits for EngineStore<E> {
+    fn group_members_max(&self) -> usize {
+        self.limits.group_members
     }
 
-    fn edit(&mut self, conversation: ConversationId, by: UserId, edit: GroupEdit) -> Option<Vec<UserId>> {
-        let (mut has_changed, mut gone) = (false, Vec::new());
-        for user in edit.add {
-            let place = self.directory.conversations.get(conversation);
-            if place.member(user).is_none() {
-                let member = Member::new(user, Role::Member, place.numbered + 1);
-                self.directory.admit(conversation, member);
-                has_changed = true;
-            }
-        }
-        for user in edit.remove {
-            if self.directory.conversations.get(conversation).member(user).is_some() {
-                self.directory.part(conversation, user);
-                gone.push(user);
-                has_changed = true;
-            }
-        }
-        if let Some((user, role)) = edit.role {
-            if role == Role::Owner && user != by {
-                has_changed |= self.set_member(conversation, by, |member| member.set_role(Role::Admin));
-            }
-            has_changed |= self.set_member(conversation, user, |member| member.set_role(role));
-        }
-        if let Some((user, until)) = edit.silence {
-            has_changed |= self.set_member(conversation, user, |member| member.silent_until_ms = until);
-        }
-        if let Some(settings) = edit.settings {
-            let place = self.directory.conversations.get_mut(conversation);
-            let settings = (settings != GroupSettings::default()).then(|| Box::new(settings));
-            if place.settings != settings {
-                place.settings = settings;
-                self.directory.changed.push(Changed::Conversation(conversation));
-                has_changed = true;
-            }
-        }
-        has_changed.then_some(gone)
+    fn require_members(&self, more: usize) -> Result<(), Refusal> {
+        self.directory.require_members(more)
+    }
+
+    fn judge_add(&self, by: Origin, user: UserId) -> Result<(), Refusal> {
+        self.limits.rules.judge_users(self, by, user, Wish::Add)
+    }
+
+    fn is_invited(&self, group: ConversationId, user: UserId) -> bool {
+        self.directory.users.get(user).invitations().contains(&group)
     }
 }
 
-fn judge_dissolve(
-    directory: &Directory,
-    conversation: ConversationId,
-    (by, device): Origin,
-) -> Result<(), Refusal> {
+/// A conversation as the rules see it.
+fn group(directory: &Directory, conversation: ConversationId) -> Group<'_> {
     let place = directory.conversations.get(conversation);
-    if !place.is_group() {
-        return Err(Refusal::Denied);
+    Group {
+        conversation,
+        is_group: place.is_group(),
+        is_dissolved: place.is_dissolved,
+        members: &place.members,
+        settings: place.settings.as_deref(),
+        next_seq: place.numbered + 1,
     }
-    if place.is_dissolved {
-        return Err(Refusal::NotFound);
-    }
-    if by == NOBODY && rules::is_operator(device) {
-        return Ok(()); // the operator, for nobody
-    }
-    let role = place.member(by).ok_or(Refusal::NotMember)?.role();
-    if role == Role::Owner { Ok(()) } else { Err(Refusal::NotAllowed) }
 }
 
 /// Ends a group. Returns those who were its members. Its messages are removed bit by bit.
