@@ -5,7 +5,9 @@
 //!
 //! Every row names its slot: that of the conversation or user whose name it has ([`slot_of`]).
 
-use crate::im::store::{ConversationId, DeviceNumber, Origin, UserId};
+pub use super::rows::*;
+
+use crate::im::store::{ConversationId, Member, UserId};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::slots::{NodeId, Owner, Slot};
@@ -111,193 +113,8 @@ pub struct SlotHead {
     pub users: u64,
     /// Counter of the newest conversation; 0: there is no conversation.
     pub conversations: u64,
-    /// Messages on their way to members, by rising seq of each conversation.
+    /// Messages and events on their way to members, by rising order of each conversation.
     pub outbox: Vec<Deliver>,
-}
-
-/// A message on its way to a member whose slot another node owns, or owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deliver {
-    /// The member.
-    pub user: UserId,
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// Id of the conversation.
-    pub id: Arc<str>,
-    /// True for a group.
-    pub is_group: bool,
-    /// Number of members.
-    pub members: usize,
-    /// First seq of the member's membership.
-    pub visible_from: u64,
-    /// Seq of the message.
-    pub seq: u64,
-    /// Seq of the message before it that the member was sent; 0: there was none.
-    pub after: u64,
-    /// Author of the message, with the device.
-    pub origin: Origin,
-    /// The encoded push.
-    pub body: Bytes,
-}
-
-/// Writes that become durable together, as far as their slots are still the node's.
-#[derive(Clone, Debug)]
-pub struct Transaction {
-    /// The node.
-    pub node: NodeId,
-    /// The last message id that the node gave out.
-    pub last_id: u64,
-    /// Slots of all rows, with the epochs at which the node owns them.
-    pub fences: Vec<(Slot, u64)>,
-    /// New users.
-    pub users: Vec<(UserId, Arc<str>)>,
-    /// New devices.
-    pub devices: Vec<(UserId, DeviceRow)>,
-    /// New conversations.
-    pub conversations: Vec<ConversationRow>,
-    /// New messages, by rising seq of each conversation.
-    pub messages: Vec<MessageRow>,
-    /// Messages of other nodes' conversations that go into streams.
-    pub arrivals: Vec<ArrivalRow>,
-    /// Acks of devices.
-    pub cursors: Vec<CursorRow>,
-    /// Outbox rows that are not needed any more.
-    pub confirmed: Vec<ConfirmedRow>,
-}
-
-impl Transaction {
-    /// An empty one.
-    pub fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            last_id: 0,
-            fences: Vec::new(),
-            users: Vec::new(),
-            devices: Vec::new(),
-            conversations: Vec::new(),
-            messages: Vec::new(),
-            arrivals: Vec::new(),
-            cursors: Vec::new(),
-            confirmed: Vec::new(),
-        }
-    }
-
-    /// True if nothing is written.
-    pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
-            && self.devices.is_empty()
-            && self.messages.is_empty()
-            && self.arrivals.is_empty()
-            && self.cursors.is_empty()
-            && self.confirmed.is_empty()
-    }
-
-    /// Adds the fence of a slot, once.
-    pub fn fence(&mut self, slot: Slot, epoch: u64) {
-        if !self.fences.iter().any(|(known, _)| *known == slot) {
-            self.fences.push((slot, epoch));
-        }
-    }
-}
-
-/// A device of a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceRow {
-    /// Number of the device.
-    pub number: DeviceNumber,
-    /// Name of the device.
-    pub name: Arc<str>,
-    /// Platform as the client names it.
-    pub platform: u32,
-    /// Position of the stream up to which the device has everything.
-    pub acked: u64,
-}
-
-/// A conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConversationRow {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// Id of the conversation.
-    pub id: Arc<str>,
-    /// True for a group.
-    pub is_group: bool,
-    /// Members, in the order of their numbers.
-    pub members: Vec<Membership>,
-}
-
-/// A membership.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Membership {
-    /// The user.
-    pub user: UserId,
-    /// Name of the user.
-    pub uid: Arc<str>,
-    /// First seq of the membership.
-    pub visible_from: u64,
-}
-
-/// A message with its key. One whose key is there already is not written, nor is anything for its recipients.
-#[derive(Clone, Debug)]
-pub struct MessageRow {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// Seq of the message.
-    pub seq: u64,
-    /// Author of the message, with the device.
-    pub origin: Origin,
-    /// The client's name for it.
-    pub key: MessageKey,
-    /// The message id.
-    pub id: u64,
-    /// Time that clients are told, in Unix milliseconds.
-    pub time_ms: u64,
-    /// Digest of the content.
-    pub digest: u64,
-    /// The encoded push.
-    pub body: Bytes,
-    /// Members, each with the position in the stream that the message gets directly. `None`, and also if the member's slot is
-    /// not the node's any more: the message goes into the outbox.
-    pub recipients: Vec<(UserId, Option<u64>)>,
-}
-
-/// A delivered message in a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArrivalRow {
-    /// The user.
-    pub user: UserId,
-    /// Conversation of the message.
-    pub conversation: ConversationId,
-    /// Seq of the message.
-    pub seq: u64,
-    /// Position in the stream.
-    pub position: u64,
-    /// The user's own device that wrote it. `None`: another user did.
-    pub origin: Option<DeviceNumber>,
-}
-
-/// An ack of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CursorRow {
-    /// The user.
-    pub user: UserId,
-    /// The device.
-    pub device: DeviceNumber,
-    /// Position up to which the device has everything.
-    pub acked: u64,
-    /// Position up to which every device of the user has everything.
-    pub trimmed: u64,
-}
-
-/// Outbox rows of a member up to a seq.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfirmedRow {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The member.
-    pub user: UserId,
-    /// Up to here.
-    pub seq: u64,
 }
 
 /// Outcome of a [`Transaction`] that is durable.
@@ -339,10 +156,14 @@ pub enum Load {
     Key(ConversationId, UserId, MessageKey),
     /// Entries of a stream: of a user, after a position, up to a position, at most this many.
     Stream(UserId, u64, u64, usize),
-    /// Messages, by conversation and seq.
-    Bodies(Vec<(ConversationId, u64)>),
+    /// Messages and events of conversations.
+    Bodies(Vec<(ConversationId, Content)>),
     /// Messages of a conversation, from one seq to another, at most this many.
     Page(ConversationId, u64, u64, usize),
+    /// Conversations of a user, newest membership first: behind that with this id (empty: from the first), at most this many.
+    Listing(UserId, Arc<str>, usize),
+    /// Conversations as a member sees them in a list.
+    Listed(UserId, Vec<ConversationId>),
 }
 
 /// The answer to one [`Load`].
@@ -352,16 +173,20 @@ pub enum Loaded {
     Name(Arc<str>, Option<UserId>),
     /// A user. `None`: nobody has this name.
     User(Option<Box<UserState>>),
-    /// A conversation and its newest seq. `None`: it does not exist.
-    Conversation(Option<Box<(ConversationRow, u64)>>),
+    /// A conversation and its ends. `None`: it does not exist.
+    Conversation(Option<Box<(ConversationRow, Ends)>>),
     /// Result of a message key.
     Key(Option<Known>),
     /// Entries of a stream, by rising position.
-    Stream(Vec<ArrivalRow>),
-    /// Messages that are there, and their conversations with the newest seq.
-    Bodies(Vec<(ConversationId, u64, Bytes)>, Vec<(ConversationRow, u64)>),
+    Stream(Vec<EntryRow>),
+    /// Messages and events that are there, and their conversations.
+    Bodies(Vec<(ConversationId, Content, Bytes)>, Vec<(ConversationRow, Ends)>),
     /// Messages that are there, by rising seq.
     Page(Vec<(u64, Bytes)>),
+    /// Conversations of a user. `None`: the user is not in that behind which the list should go on.
+    Listing(Option<Vec<ConversationId>>),
+    /// Conversations that are there, and that the user is in.
+    Listed(Vec<ListedState>),
 }
 
 /// A user as the cell has it.
@@ -375,9 +200,33 @@ pub struct UserState {
     pub devices: Vec<DeviceRow>,
     /// Position of the last entry that was ever put into the stream.
     pub end: u64,
-    /// Last seq of each conversation that was ever put into the stream.
+    /// Last order of each conversation that was ever put into the stream.
     pub arrived: Vec<(ConversationId, u64)>,
 }
+
+/// A conversation in a member's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedState {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// Newest seq.
+    pub latest: u64,
+    /// Number of members.
+    pub members: usize,
+    /// The member.
+    pub own: Member,
+    /// The other member of a conversation of two.
+    pub peer: Option<Member>,
+    /// Messages that the member has not read, at most [`UNREAD_MAX`].
+    pub unread: u64,
+    /// The newest message, unless it is large or not for this member.
+    pub last: Option<Bytes>,
+}
+
+/// Unread messages of a conversation are counted up to this number.
+pub const UNREAD_MAX: u64 = 1000;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,8 @@
 //! after 3`, `5 after 4`, `6 after 5`. The second is lost. alice's node appends 4, and leaves 6: it does not have what comes
 //! before it. After [`RESEND_EVERY`] the owner of the group sends 5 and 6 again. A DELIVER that comes twice is confirmed and
 //! not appended, because the stream knows the last seq that has arrived.
+//!
+//! Events of a conversation go the same way: the numbers of a chain are orders, which messages and events share.
 
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
@@ -93,6 +95,11 @@ impl<T> Chain<T> {
         self.sent += 1;
         self.resend_at.get_or_insert(now + RESEND_EVERY);
         Some(next)
+    }
+
+    /// Seq of the newest message without a confirmation; 0: there is none.
+    pub fn last(&self) -> u64 {
+        self.waiting.back().map_or(0, |link| link.seq)
     }
 
     /// Number of messages without a confirmation.

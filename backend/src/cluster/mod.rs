@@ -11,6 +11,7 @@
 //! | [`chain`] | messages on their way to one member: in order, once |
 //! | [`cell`] | requests to a cell and its replies, as values |
 //! | [`wire`] | messages between nodes as bytes |
+//! | [`rows`] | what a transaction writes, and what passes between nodes |
 //! | [`store`] | the [`crate::im::store::Store`] of a node |
 //!
 //! [`crate::sql`] performs the requests in PostgreSQL. There are no links between nodes yet. The simulator
@@ -20,5 +21,6 @@ pub mod cell;
 pub mod chain;
 pub mod lease;
 pub mod owners;
+pub mod rows;
 pub mod store;
 pub mod wire;

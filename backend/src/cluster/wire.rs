@@ -3,7 +3,9 @@
 //! They are protobuf, so that a node of the version before skips fields that it does not know. A message that it cannot read at
 //! all is dropped, as if it were lost on the way: whoever sent it sends it again, or is answered RETRY.
 
-use super::cell::{Deliver, Known};
+mod questions;
+
+use super::cell::{Content, Deliver, Known, Passage};
 use super::store::{Append, AppendedAt, PeerMessage, Wanted};
 use crate::im::store::{ConversationId, DeviceNumber, Origin, Refusal, UserId};
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use prost::Message as _;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 15")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 15")]
     body: Option<Body>,
 }
 
@@ -29,6 +31,10 @@ enum Body {
     Delivered(DeliveredBody),
     #[prost(message, tag = "5")]
     Given(GivenBody),
+    #[prost(message, tag = "6")]
+    Ask(questions::AskBody),
+    #[prost(message, tag = "7")]
+    Answered(questions::AnsweredBody),
     #[prost(bool, tag = "15")]
     Stopping(bool),
 }
@@ -62,6 +68,8 @@ struct AppendBody {
     body: Bytes,
     #[prost(bool, tag = "13")]
     is_repeat: bool,
+    #[prost(fixed64, tag = "14")]
+    now_ms: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -106,7 +114,7 @@ struct DeliverBody {
     #[prost(uint64, tag = "6")]
     visible_from: u64,
     #[prost(uint64, tag = "7")]
-    seq: u64,
+    order: u64,
     #[prost(uint64, tag = "8")]
     after: u64,
     #[prost(uint64, tag = "9")]
@@ -115,6 +123,15 @@ struct DeliverBody {
     device: u32,
     #[prost(bytes = "bytes", tag = "11")]
     body: Bytes,
+    /// Seq of a message; 0: an event.
+    #[prost(uint64, tag = "12")]
+    seq: u64,
+    /// Number of an event in the log; 0: it is not there.
+    #[prost(uint64, tag = "13")]
+    event: u64,
+    /// 0: stays, 1: enters, 2: leaves.
+    #[prost(uint32, tag = "14")]
+    passage: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -124,7 +141,7 @@ struct DeliveredBody {
     #[prost(uint64, tag = "2")]
     user: u64,
     #[prost(uint64, tag = "3")]
-    seq: u64,
+    order: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -178,9 +195,11 @@ pub fn encode(message: PeerMessage) -> Bytes {
             Body::Appended(AppendedBody { request, refusal: number_of(refusal), ..AppendedBody::default() })
         }
         PeerMessage::Deliver(deliver) => Body::Deliver(of_deliver(deliver)),
-        PeerMessage::Delivered(conversation, user, seq) => {
+        PeerMessage::Ask(request, question) => Body::Ask(questions::of_question(request, *question)),
+        PeerMessage::Answered(request, result) => Body::Answered(questions::of_answer(request, result)),
+        PeerMessage::Delivered(conversation, user, order) => {
             let (conversation, user) = (conversation.number(), user.number());
-            Body::Delivered(DeliveredBody { conversation, user, seq })
+            Body::Delivered(DeliveredBody { conversation, user, order })
         }
         PeerMessage::Given(owners) => {
             let mut given = GivenBody::default();
@@ -202,15 +221,17 @@ pub fn decode(bytes: Bytes) -> Option<PeerMessage> {
         Body::Append(body) => Some(PeerMessage::Append(body.request, append_of(body)?)),
         Body::Appended(body) => Some(PeerMessage::Appended(body.request, appended_of(body)?)),
         Body::Deliver(body) => Some(PeerMessage::Deliver(deliver_of(body)?)),
-        Body::Delivered(DeliveredBody { conversation, user, seq }) => {
-            Some(PeerMessage::Delivered(conversation_of(conversation)?, user_of(user)?, seq))
+        Body::Delivered(DeliveredBody { conversation, user, order }) => {
+            Some(PeerMessage::Delivered(conversation_of(conversation)?, user_of(user)?, order))
         }
+        Body::Ask(body) => Some(PeerMessage::Ask(body.request, Box::new(questions::question_of(body)?))),
+        Body::Answered(body) => Some(PeerMessage::Answered(body.request, questions::answer_of(body)?)),
         Body::Given(given) => given_of(&given).map(PeerMessage::Given),
         Body::Stopping(_) => Some(PeerMessage::Stopping),
     }
 }
 
-/// A name has 48 bits, with its slot in front, and is not 0.
+/// Returns the user with this number: it has 48 bits, with the slot in front, and is not 0.
 fn user_of(number: u64) -> Option<UserId> {
     (1..1 << 48).contains(&number).then(|| UserId::new(number))
 }
@@ -224,7 +245,8 @@ fn origin_of(user: u64, device: u32) -> Option<Origin> {
 }
 
 fn of_append(request: u64, append: Append) -> AppendBody {
-    let Append { wanted, origin: (sender, device), key, id, time_ms, digest, body, is_repeat } = append;
+    let Append { wanted, origin: (sender, device), key, id, time_ms, digest, body, is_repeat, now_ms } =
+        append;
     let (mut conversation, mut pair, mut users, mut uids) = (0, String::new(), Vec::new(), Vec::new());
     match wanted {
         Wanted::Number(number) => conversation = number.number(),
@@ -249,6 +271,7 @@ fn of_append(request: u64, append: Append) -> AppendBody {
         digest,
         body,
         is_repeat,
+        now_ms,
     }
 }
 
@@ -265,7 +288,8 @@ fn append_of(body: AppendBody) -> Option<Append> {
         Wanted::Number(conversation_of(conversation)?)
     };
     let (origin, key) = (origin_of(sender, device)?, MessageKey(key.as_ref().try_into().ok()?));
-    Some(Append { wanted, origin, key, id, time_ms, digest, body: body.body, is_repeat: body.is_repeat })
+    let (is_repeat, now_ms) = (body.is_repeat, body.now_ms);
+    Some(Append { wanted, origin, key, id, time_ms, digest, body: body.body, is_repeat, now_ms })
 }
 
 fn of_appended(request: u64, at: AppendedAt) -> AppendedBody {
@@ -303,8 +327,17 @@ fn appended_of(body: AppendedBody) -> Option<Result<AppendedAt, Refusal>> {
 }
 
 fn of_deliver(deliver: Deliver) -> DeliverBody {
-    let Deliver { user, conversation, id, is_group, members, visible_from, seq, after, origin, body } =
-        deliver;
+    let Deliver { user, conversation, id, is_group, members, visible_from, order, after, .. } = deliver;
+    let (seq, event) = match deliver.content {
+        Content::Message(seq) => (seq, 0),
+        Content::Event(number) => (0, number),
+        Content::Own => (0, 0),
+    };
+    let passage = match deliver.passage {
+        Passage::Stays => 0,
+        Passage::Enters => 1,
+        Passage::Leaves => 2,
+    };
     DeliverBody {
         user: user.number(),
         conversation: conversation.number(),
@@ -312,18 +345,30 @@ fn of_deliver(deliver: Deliver) -> DeliverBody {
         is_group,
         members: members as u64,
         visible_from,
-        seq,
+        order,
         after,
-        sender: origin.0.number(),
-        device: origin.1.0,
-        body,
+        sender: deliver.origin.0.number(),
+        device: deliver.origin.1.0,
+        body: deliver.body,
+        seq,
+        event,
+        passage,
     }
 }
 
 fn deliver_of(body: DeliverBody) -> Option<Deliver> {
-    let DeliverBody {
-        user, conversation, conversation_id, is_group, members, visible_from, seq, after, ..
-    } = body;
+    let DeliverBody { user, conversation, conversation_id, is_group, members, visible_from, .. } = body;
+    let content = match (body.seq, body.event) {
+        (0, 0) => Content::Own,
+        (0, number) => Content::Event(number),
+        (seq, _) => Content::Message(seq),
+    };
+    let passage = match body.passage {
+        0 => Passage::Stays,
+        1 => Passage::Enters,
+        2 => Passage::Leaves,
+        _ => return None,
+    };
     Some(Deliver {
         user: user_of(user)?,
         conversation: conversation_of(conversation)?,
@@ -331,8 +376,10 @@ fn deliver_of(body: DeliverBody) -> Option<Deliver> {
         is_group,
         members: usize::try_from(members).ok()?,
         visible_from,
-        seq,
-        after,
+        order: body.order,
+        after: body.after,
+        content,
+        passage,
         origin: origin_of(body.sender, body.device)?,
         body: body.body,
     })
@@ -354,117 +401,4 @@ fn given_of(given: &GivenBody) -> Option<Vec<(Slot, Owner)>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn name() -> impl Strategy<Value = u64> {
-        1_u64..1 << 48
-    }
-
-    fn origin() -> impl Strategy<Value = Origin> {
-        (name(), any::<u32>()).prop_map(|(user, device)| (UserId::new(user), DeviceNumber(device)))
-    }
-
-    fn bytes() -> impl Strategy<Value = Bytes> {
-        proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
-    }
-
-    fn append() -> impl Strategy<Value = Append> {
-        let pair = proptest::collection::vec((name(), "[a-z]{1,9}"), 1..=2).prop_map(|members| {
-            let members =
-                members.into_iter().map(|(user, uid)| (UserId::new(user), uid.as_str().into())).collect();
-            Wanted::Pair("c2c:a:b".into(), members)
-        });
-        let wanted = prop_oneof![name().prop_map(|it| Wanted::Number(ConversationId::new(it))), pair];
-        let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
-        (wanted, origin(), any::<[u8; 16]>(), numbers, bytes(), any::<bool>()).prop_map(
-            |(wanted, origin, key, (id, time_ms, digest), body, is_repeat)| {
-                let key = MessageKey(key);
-                Append { wanted, origin, key, id, time_ms, digest, body, is_repeat }
-            },
-        )
-    }
-
-    fn message() -> impl Strategy<Value = PeerMessage> {
-        let known = any::<(u64, u64, u64, u64)>().prop_map(|(seq, id, time_ms, digest)| Known {
-            seq,
-            id,
-            time_ms,
-            digest,
-        });
-        let at = (name(), "[a-z:]{1,20}", any::<bool>(), 0_usize..100, known, any::<bool>()).prop_map(
-            |(conversation, id, is_group, members, known, is_repeat)| AppendedAt {
-                conversation: ConversationId::new(conversation),
-                id: id.into(),
-                is_group,
-                members,
-                known,
-                is_repeat,
-            },
-        );
-        let refusal = (0..REFUSALS.len()).prop_map(|at| REFUSALS[at]);
-        let deliver =
-            (name(), name(), "[a-z:]{1,20}", any::<(bool, u16, u64, u64, u64)>(), origin(), bytes())
-                .prop_map(
-                    |(
-                        user,
-                        conversation,
-                        id,
-                        (is_group, members, visible_from, seq, after),
-                        origin,
-                        body,
-                    )| {
-                        let (user, conversation) = (UserId::new(user), ConversationId::new(conversation));
-                        let (id, members) = (id.into(), members.into());
-                        Deliver {
-                            user,
-                            conversation,
-                            id,
-                            is_group,
-                            members,
-                            visible_from,
-                            seq,
-                            after,
-                            origin,
-                            body,
-                        }
-                    },
-                );
-        let owner = (0_u64..1024, proptest::option::of(any::<u16>()), any::<u64>()).prop_map(
-            |(slot, node, epoch)| {
-                (Slot::from_number(slot).expect("small"), Owner { node: node.map(NodeId), epoch })
-            },
-        );
-        let result = prop_oneof![at.prop_map(Ok), refusal.prop_map(Err)];
-        prop_oneof![
-            (any::<u64>(), append()).prop_map(|(request, append)| PeerMessage::Append(request, append)),
-            (any::<u64>(), result).prop_map(|(request, result)| PeerMessage::Appended(request, result)),
-            deliver.prop_map(PeerMessage::Deliver),
-            (name(), name(), any::<u64>()).prop_map(|(conversation, user, seq)| {
-                PeerMessage::Delivered(ConversationId::new(conversation), UserId::new(user), seq)
-            }),
-            proptest::collection::vec(owner, 0..5).prop_map(PeerMessage::Given),
-            Just(PeerMessage::Stopping),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn a_message_survives_the_wire(message in message()) {
-            let read = decode(encode(message.clone()));
-            prop_assert_eq!(format!("{:?}", read), format!("{:?}", Some(message)));
-        }
-
-        #[test]
-        fn whatever_bytes_come_are_read_or_dropped(bytes in bytes()) {
-            _ = decode(bytes);
-        }
-    }
-
-    #[test]
-    fn a_refusal_of_a_later_version_is_a_retry() {
-        assert_eq!((refusal_of(99), refusal_of(0)), (Refusal::Moved, Refusal::NotMember));
-        assert_eq!(number_of(Refusal::Moved), 17);
-    }
-}
+mod tests;

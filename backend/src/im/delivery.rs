@@ -187,7 +187,7 @@ impl<S: Store> Deliveries<'_, S> {
     pub(super) fn on_arrived(&mut self, arrived: &Arrived) {
         let Arrived { messages, recipients, grown } = arrived;
         for ArrivedMessage { conversation, origin, delivery } in messages {
-            self.deliver(Some(*conversation), *origin, delivery, recipients);
+            self.deliver(*conversation, *origin, delivery, recipients);
         }
         for Recipient { user, position } in grown {
             for id in self.sessions.of(*user).map(|session| session.id).collect::<Vec<_>>() {

@@ -325,6 +325,9 @@ impl<S: Store> Im<S> {
                 let ended = self.logins().end_denied(user, rule);
                 self.out.answer_api_result(reply, Ok(ApiBody::Reached(ended)));
             }
+            (Waiter::Told(reply, _) | Waiter::Ruled(reply, ..), Outcome::Done(Err(refusal))) => {
+                self.out.answer_api_result(reply, Err(refused(refusal)));
+            }
             (Waiter::Sweep, Outcome::Swept(swept)) => sweep::on_swept(self, swept, recipients),
             (waiter, outcome) => unreachable!("the store answered {waiter:?} with {outcome:?}"),
         }

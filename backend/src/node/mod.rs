@@ -116,7 +116,8 @@ impl NodeHandler {
             is_stopping: false,
         };
         let layout = Layout { cells: u16::try_from(cells.len()).unwrap_or(u16::MAX) };
-        let store = ClusterStore::new(life, layout, last_id).with_name(name_of(&cluster));
+        let store = ClusterStore::new(life, layout, last_id);
+        let store = store.with_name(name_of(&cluster)).with_limits(&config.im);
         let failed = |cause| BackendError::Poll { operation: "start a thread for a cell", cause };
         let cells = Cells::start(&cells, remote, figures).map_err(failed)?;
         let im = Im::new(config.im.clone(), config.node_number, store);

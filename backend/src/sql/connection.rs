@@ -1,7 +1,7 @@
 //! One connection to a cell: a request in, its reply out.
 
 use super::load::{self, Loads};
-use super::{CellAddress, commit, slot_column, statements};
+use super::{CellAddress, columns, commit, slot_column, statements};
 use crate::cluster::cell::{CellReply, CellRequest, Deliver, Life, SlotHead, counter_of};
 use crate::cluster::lease::LEASE;
 use crate::im::store::Origin;
@@ -259,7 +259,7 @@ async fn claim(
 }
 
 fn deliver(row: &Row) -> Deliver {
-    let origin: Origin = (load::user(row, 9), load::device(row.get(10)));
+    let origin: Origin = (load::user(row, 11), load::device(row.get(12)));
     Deliver {
         user: load::user(row, 1),
         conversation: load::conversation(row, 2),
@@ -267,9 +267,11 @@ fn deliver(row: &Row) -> Deliver {
         is_group: row.get(4),
         members: usize::try_from(load::number(row, 5)).unwrap_or(0),
         visible_from: load::number(row, 6),
-        seq: load::number(row, 7),
+        order: load::number(row, 7),
         after: load::number(row, 8),
+        content: columns::content(row.get(9), row.get(10)),
         origin,
-        body: load::body(row, 11),
+        body: load::body(row, 13),
+        passage: columns::passage(row.get(14)),
     }
 }

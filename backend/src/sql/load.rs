@@ -1,12 +1,14 @@
 //! Reads of a cell. All reads of one request see the tables at one moment.
 
+use super::columns::{content, seq_and_event};
 use super::{
     capped, conversation_column, slot_column, slot_of_conversation, slot_of_user, statements, user_column,
 };
 use crate::cluster::cell::{
-    ArrivalRow, ConversationRow, DeviceRow, Known, Load, Loaded, Membership, UserState,
+    Content, ConversationRow, DeviceRow, Ends, EntryRow, Known, ListedState, Load, Loaded, Membership,
+    UNREAD_MAX, UserState,
 };
-use crate::im::store::{ConversationId, DeviceNumber, UserId};
+use crate::im::store::{ConversationId, DeviceNumber, GroupSettings, LAST_BYTES_MAX, Member, Role, UserId};
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
 use std::collections::BTreeMap;
@@ -26,6 +28,9 @@ pub(super) struct Loads {
     stream: Statement,
     bodies: Statement,
     page: Statement,
+    listed_since: Statement,
+    listing: Statement,
+    listed: Statement,
 }
 
 impl Loads {
@@ -42,6 +47,9 @@ impl Loads {
             stream: client.prepare(statements::STREAM).await?,
             bodies: client.prepare(statements::BODIES).await?,
             page: client.prepare(statements::PAGE).await?,
+            listed_since: client.prepare(statements::LISTED_SINCE).await?,
+            listing: client.prepare(statements::LISTING).await?,
+            listed: client.prepare(statements::LISTED).await?,
         })
     }
 
@@ -112,6 +120,8 @@ impl Reader<'_> {
                 let rows = transaction.query(&loads.page, &[&slot, &of, &from, &to, &limit]).await?;
                 Loaded::Page(rows.iter().map(|row| (number(row, 0), body(row, 1))).collect())
             }
+            Load::Listing(user, after, limit) => self.listing(*user, after, *limit).await?,
+            Load::Listed(user, conversations) => self.listed(*user, conversations).await?,
         })
     }
 
@@ -132,54 +142,124 @@ impl Reader<'_> {
         Ok(Some(Box::new(UserState { user, uid: text(&row, 1), devices, end: number(&row, 2), arrived })))
     }
 
-    async fn conversation_of(&self, of: ConversationId) -> Result<Option<(ConversationRow, u64)>, Error> {
+    async fn conversation_of(&self, of: ConversationId) -> Result<Option<(ConversationRow, Ends)>, Error> {
         let (slot, of) = (slot_of_conversation(of), conversation_column(of));
         self.conversation(self.transaction.query_opt(&self.loads.conversation, &[&slot, &of]).await?).await
     }
 
-    async fn conversation(&self, row: Option<Row>) -> Result<Option<(ConversationRow, u64)>, Error> {
+    async fn conversation(&self, row: Option<Row>) -> Result<Option<(ConversationRow, Ends)>, Error> {
         let Some(row) = row else { return Ok(None) };
         let of = conversation(&row, 0);
         let (slot, name) = (slot_of_conversation(of), conversation_column(of));
         let members = self.transaction.query(&self.loads.members, &[&slot, &name]).await?;
         let members = members.iter().map(|row| Membership {
-            user: user(row, 0),
-            uid: text(row, 1),
-            visible_from: number(row, 2),
+            member: member(row, 0),
+            uid: text(row, 7),
+            entered: number(row, 8),
         });
         let members = members.collect();
-        let known = ConversationRow { conversation: of, id: text(&row, 1), is_group: row.get(2), members };
-        Ok(Some((known, number(&row, 3))))
+        let ends = Ends {
+            seq: number(&row, 3),
+            order: number(&row, 4),
+            all: number(&row, 5),
+            events: number(&row, 6),
+        };
+        let settings = GroupSettings {
+            title: row.get(8),
+            notice: row.get(9),
+            by_invitation: row.get(10),
+            is_silent: row.get(11),
+        };
+        let known = ConversationRow {
+            conversation: of,
+            id: text(&row, 1),
+            is_group: row.get(2),
+            creator: row.get::<_, Option<i64>>(7).map(|creator| UserId::new(creator.cast_unsigned())),
+            settings,
+            is_dissolved: row.get(12),
+            members,
+        };
+        Ok(Some((known, ends)))
     }
 
     async fn stream(&self, user: UserId, after: u64, to: u64, limit: usize) -> Result<Loaded, Error> {
         let (slot, name) = (slot_of_user(user), user_column(user));
         let (after, to, limit) = (capped(after), capped(to), capped(limit as u64));
         let rows = self.transaction.query(&self.loads.stream, &[&slot, &name, &after, &to, &limit]).await?;
-        let rows = rows.iter().map(|row| ArrivalRow {
-            user,
+        let rows = rows.iter().map(|row| EntryRow {
             position: number(row, 0),
             conversation: conversation(row, 1),
-            seq: number(row, 2),
-            origin: row.get::<_, Option<i64>>(3).map(device),
+            content: content(row.get(2), row.get(3)),
+            body: maybe_body(row, 4).unwrap_or_default(),
+            origin: row.get::<_, Option<i64>>(5).map(device),
         });
         Ok(Loaded::Stream(rows.collect()))
     }
 
-    async fn bodies(&self, messages: &[(ConversationId, u64)]) -> Result<Loaded, Error> {
+    async fn bodies(&self, entries: &[(ConversationId, Content)]) -> Result<Loaded, Error> {
         let mut heads = BTreeMap::new();
-        for (of, _) in messages {
+        for (of, _) in entries {
             if !heads.contains_key(of) {
                 heads.insert(*of, self.conversation_of(*of).await?);
             }
         }
-        let slots: Vec<_> = messages.iter().map(|(of, _)| slot_of_conversation(*of)).collect();
-        let names: Vec<_> = messages.iter().map(|(of, _)| conversation_column(*of)).collect();
-        let seqs: Vec<_> = messages.iter().map(|(_, seq)| capped(*seq)).collect();
-        let rows = self.transaction.query(&self.loads.bodies, &[&slots, &names, &seqs]).await?;
-        let bodies = rows.iter().map(|row| (conversation(row, 0), number(row, 1), body(row, 2))).collect();
-        Ok(Loaded::Bodies(bodies, heads.into_values().flatten().collect()))
+        let slots: Vec<_> = entries.iter().map(|(of, _)| slot_of_conversation(*of)).collect();
+        let names: Vec<_> = entries.iter().map(|(of, _)| conversation_column(*of)).collect();
+        let (seqs, events): (Vec<_>, Vec<_>) =
+            entries.iter().map(|(_, content)| seq_and_event(*content)).unzip();
+        let rows = self.transaction.query(&self.loads.bodies, &[&slots, &names, &seqs, &events]).await?;
+        let bodies =
+            rows.iter().map(|row| (conversation(row, 0), content(row.get(1), row.get(2)), body(row, 3)));
+        Ok(Loaded::Bodies(bodies.collect(), heads.into_values().flatten().collect()))
     }
+
+    async fn listing(&self, user: UserId, after: &str, limit: usize) -> Result<Loaded, Error> {
+        let (slot, name, limit) = (slot_of_user(user), user_column(user), capped(limit as u64));
+        let mut since = i64::MAX;
+        if !after.is_empty() {
+            let found = self.transaction.query_opt(&self.loads.listed_since, &[&slot, &name, &after]).await?;
+            let Some(found) = found else { return Ok(Loaded::Listing(None)) };
+            since = found.get(0);
+        }
+        let rows = self.transaction.query(&self.loads.listing, &[&slot, &name, &since, &limit]).await?;
+        Ok(Loaded::Listing(Some(rows.iter().map(|row| conversation(row, 0)).collect())))
+    }
+
+    async fn listed(&self, user: UserId, conversations: &[ConversationId]) -> Result<Loaded, Error> {
+        let slots: Vec<_> = conversations.iter().map(|of| slot_of_conversation(*of)).collect();
+        let names: Vec<_> = conversations.iter().map(|of| conversation_column(*of)).collect();
+        let bytes_max = i32::try_from(LAST_BYTES_MAX).unwrap_or(i32::MAX);
+        let (user, unread_max) = (user_column(user), capped(UNREAD_MAX));
+        let rows = self
+            .transaction
+            .query(&self.loads.listed, &[&slots, &names, &user, &bytes_max, &unread_max])
+            .await?;
+        let states = rows.iter().map(|row| ListedState {
+            conversation: conversation(row, 14),
+            id: text(row, 15),
+            latest: number(row, 16),
+            members: usize::try_from(number(row, 17)).unwrap_or(0),
+            own: member(row, 0),
+            peer: row.get::<_, Option<i64>>(7).map(|_| member(row, 7)),
+            unread: number(row, 18),
+            last: maybe_body(row, 19),
+        });
+        Ok(Loaded::Listed(states.collect()))
+    }
+}
+
+/// A member, from this column on.
+fn member(row: &Row, first: usize) -> Member {
+    let role = Role::try_from(row.get::<_, i32>(first + 2)).unwrap_or_default();
+    let mut member = Member::new(user(row, first), role, number(row, first + 1).max(1));
+    member.since = number(row, first + 3);
+    member.silent_until_ms = number(row, first + 4);
+    (member.read, member.cleared) = (number(row, first + 5), number(row, first + 6));
+    member
+}
+
+fn maybe_body(row: &Row, index: usize) -> Option<Bytes> {
+    row.get::<_, Option<&[u8]>>(index).map(Bytes::copy_from_slice)
 }
 
 pub(super) fn number(row: &Row, index: usize) -> u64 {

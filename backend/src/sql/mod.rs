@@ -10,13 +10,15 @@
 //! | `statements` | the SQL |
 //! | `address` | the address of a cell |
 //! | [`Connection`] | one connection: requests in, replies out, with a deadline for each |
-//! | `commit` | the columns of a transaction |
+//! | `columns` | the columns of a transaction |
+//! | `commit` | the statement of a transaction |
 //! | `load` | reads |
 //! | [`admin`] | makes and checks the tables |
 //! | [`status`] | the state of a cluster, as its cells have it |
 
 mod address;
 pub mod admin;
+mod columns;
 mod commit;
 mod connection;
 mod load;

@@ -49,13 +49,33 @@ create table conv (
     id text collate \"C\" not null,
     is_group bool not null,
     last_seq int8 not null,
+    last_ord int8 not null,
+    last_all int8 not null,
+    events int8 not null,
+    creator int8,
+    title text not null,
+    notice text not null,
+    by_invitation bool not null,
+    is_silent bool not null,
+    is_dissolved bool not null,
     primary key (slot, conv),
     unique (slot, id)) with (fillfactor = 80);
 create table member (
     slot int4, conv int8, usr int8,
     uid text collate \"C\" not null,
     visible_from int8 not null,
-    primary key (slot, conv, usr));
+    role int4 not null,
+    since int8 not null,
+    silent_until int8 not null,
+    read int8 not null,
+    cleared int8 not null,
+    entered int8 not null,
+    primary key (slot, conv, usr)) with (fillfactor = 80);
+create table event (
+    slot int4, conv int8, number int8,
+    is_settings bool not null,
+    body bytea not null,
+    primary key (slot, conv, number));
 create table msg (
     slot int4, conv int8, seq int8,
     sender int8 not null,
@@ -70,15 +90,28 @@ create table msg (
 create table inbox (
     slot int4, usr int8, pos int8,
     conv int8 not null,
-    seq int8 not null,
+    seq int8,
+    event int8,
+    body bytea,
     device int8,
     primary key (slot, usr, pos));
 create table arrived (
     slot int4, usr int8, conv int8,
-    seq int8 not null,
+    ord int8 not null,
     primary key (slot, usr, conv)) with (fillfactor = 80);
+create table listing (
+    slot int4, usr int8, conv int8,
+    id text collate \"C\" not null,
+    since int8 not null,
+    primary key (slot, usr, conv));
 create table outbox (
-    slot int4, conv int8, usr int8, seq int8,
+    slot int4, conv int8, usr int8, ord int8,
     after int8 not null,
-    primary key (slot, conv, usr, seq));
+    seq int8,
+    event int8,
+    body bytea,
+    sender int8,
+    device int8,
+    passage int4 not null,
+    primary key (slot, conv, usr, ord));
 ";

@@ -41,17 +41,19 @@ select s.slot, o.epoch,
     coalesce((select max(conv) from conv c where c.slot = s.slot), 0)
 from unnest($1::int4[]) s (slot) join owner o on o.slot = s.slot order by s.slot";
 
-/// Messages on their way. Parameter: the slots.
+/// Messages and events on their way. Parameter: the slots.
 pub(super) const OUTBOX: &str = "
 select o.slot, o.usr, o.conv, c.id, c.is_group,
     (select count(*) from member n where n.slot = o.slot and n.conv = o.conv),
     coalesce((select n.visible_from from member n where n.slot = o.slot and n.conv = o.conv and n.usr = o.usr), 1),
-    o.seq, o.after, m.sender, m.device, m.body
+    o.ord, o.after, o.seq, o.event, coalesce(m.sender, o.sender), coalesce(m.device, o.device),
+    coalesce(m.body, e.body, o.body, ''::bytea), o.passage
 from outbox o
 join conv c on c.slot = o.slot and c.conv = o.conv
-join msg m on m.slot = o.slot and m.conv = o.conv and m.seq = o.seq
+left join msg m on m.slot = o.slot and m.conv = o.conv and m.seq = o.seq
+left join event e on e.slot = o.slot and e.conv = o.conv and e.number = o.event
 where o.slot = any($1)
-order by o.slot, o.conv, o.usr, o.seq";
+order by o.slot, o.conv, o.usr, o.ord";
 
 /// Gives slots away. Parameters: slots, epochs, new nodes, node.
 pub(super) const HAND_OVER: &str = "
@@ -70,57 +72,117 @@ with fence as materialized (
     select o.slot from owner o join unnest($1::int4[], $2::int8[]) f (slot, epoch) on o.slot = f.slot and o.epoch = f.epoch
     where o.node = $3 order by o.slot for share of o),
 message as materialized (
-    select * from unnest($4::int4[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::bytea[], $10::int8[], $11::int8[],
-        $12::int8[], $13::bytea[]) with ordinality
-        m (slot, conv, seq, sender, device, key, id, time_ms, digest, body, n)
+    select * from unnest($4::int4[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
+        $10::bytea[], $11::int8[], $12::int8[], $13::int8[], $14::bytea[]) with ordinality
+        m (slot, conv, seq, ord, sender, device, key, id, time_ms, digest, body, n)
     where slot in (select slot from fence)),
 stored as (
     insert into msg (slot, conv, seq, sender, device, key, id, time_ms, digest, body)
     select slot, conv, seq, sender, device, key, id, time_ms, digest, body from message order by n
     on conflict (slot, conv, sender, key) do nothing
     returning slot, conv, seq),
-ends as (select slot, conv, max(seq) as seq from stored group by slot, conv),
+told as materialized (
+    select * from unnest($15::int4[], $16::int8[], $17::int8[], $18::int8[], $19::bool[], $20::bool[],
+        $21::int8[], $22::int8[], $23::bytea[])
+        e (slot, conv, ord, number, is_settings, is_all, sender, device, body)
+    where slot in (select slot from fence)),
+newest as (
+    select slot, conv, max(number) as number, max(number) filter (where is_settings) as settings
+    from told where number is not null group by slot, conv),
+new_event as (
+    insert into event (slot, conv, number, is_settings, body)
+    select t.slot, t.conv, t.number, t.is_settings, t.body from told t join newest n on n.slot = t.slot and n.conv = t.conv
+    where t.number > n.number - 64 and not (t.is_settings and t.number < n.settings)),
+old_event as (
+    delete from event e using newest n
+    where e.slot = n.slot and e.conv = n.conv and (e.number <= n.number - 64 or e.is_settings and e.number < n.settings)),
+entry as materialized (
+    select m.slot, m.conv, m.ord, m.seq, null::int8 as event, true as is_all, m.sender, m.device, null::bytea as body
+    from message m join stored s on s.slot = m.slot and s.conv = m.conv and s.seq = m.seq
+    union all
+    select slot, conv, ord, null::int8, number, is_all, sender, device, case when number is null then body end from told),
+ends as (
+    select slot, conv, max(seq) as seq, max(ord) as ord, max(ord) filter (where is_all) as all_ord, max(event) as event
+    from entry group by slot, conv),
 new_conv as (
-    insert into conv (slot, conv, id, is_group, last_seq)
-    select c.slot, c.conv, c.id, c.is_group, coalesce(e.seq, 0)
-    from unnest($14::int4[], $15::int8[], $16::text[], $17::bool[]) c (slot, conv, id, is_group)
+    insert into conv (slot, conv, id, is_group, last_seq, last_ord, last_all, events, creator, title, notice, by_invitation,
+        is_silent, is_dissolved)
+    select c.slot, c.conv, c.id, c.is_group, coalesce(e.seq, 0), coalesce(e.ord, 0), coalesce(e.all_ord, 0), coalesce(e.event, 0),
+        c.creator, c.title, c.notice, c.by_invitation, c.is_silent, c.is_dissolved
+    from unnest($24::int4[], $25::int8[], $26::text[], $27::bool[], $28::int8[], $29::text[],
+        $30::text[], $31::bool[], $32::bool[], $33::bool[])
+        c (slot, conv, id, is_group, creator, title, notice, by_invitation, is_silent, is_dissolved)
     left join ends e on e.slot = c.slot and e.conv = c.conv
     where c.slot in (select slot from fence)),
 old_conv as (
-    update conv c set last_seq = e.seq from ends e where c.slot = e.slot and c.conv = e.conv and c.last_seq < e.seq),
+    update conv c set last_seq = greatest(c.last_seq, e.seq), last_ord = greatest(c.last_ord, e.ord),
+        last_all = greatest(c.last_all, e.all_ord), events = greatest(c.events, e.event),
+        creator = coalesce(g.creator, c.creator), title = coalesce(g.title, c.title), notice = coalesce(g.notice, c.notice),
+        by_invitation = coalesce(g.by_invitation, c.by_invitation), is_silent = coalesce(g.is_silent, c.is_silent),
+        is_dissolved = coalesce(g.is_dissolved, c.is_dissolved)
+    from ends e left join unnest($34::int4[], $35::int8[], $36::int8[], $37::text[], $38::text[],
+        $39::bool[], $40::bool[], $41::bool[])
+        g (slot, conv, creator, title, notice, by_invitation, is_silent, is_dissolved) on g.slot = e.slot and g.conv = e.conv
+    where c.slot = e.slot and c.conv = e.conv),
 new_member as (
-    insert into member (slot, conv, usr, uid, visible_from)
-    select * from unnest($18::int4[], $19::int8[], $20::int8[], $21::text[], $22::int8[]) m (slot, conv, usr, uid, visible_from)
-    where m.slot in (select slot from fence)),
+    insert into member (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered)
+    select * from unnest($42::int4[], $43::int8[], $44::int8[], $45::text[], $46::int8[], $47::int4[],
+        $48::int8[], $49::int8[], $50::int8[], $51::int8[], $52::int8[])
+        m (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered)
+    where m.slot in (select slot from fence)
+    on conflict (slot, conv, usr) do update set visible_from = excluded.visible_from, role = excluded.role,
+        since = excluded.since, silent_until = excluded.silent_until, read = excluded.read, cleared = excluded.cleared,
+        entered = excluded.entered),
+old_member as (
+    delete from member m using (
+        select * from unnest($53::int4[], $54::int8[], $55::int8[]) p (slot, conv, usr)
+        where slot in (select slot from fence)) p
+    where m.slot = p.slot and m.conv = p.conv and m.usr = p.usr),
 recipient as materialized (
-    select m.slot as conv_slot, m.conv, m.seq, r.slot, r.usr, r.pos, case when r.usr = m.sender then m.device end as device,
+    select e.slot as conv_slot, e.conv, e.ord, e.seq, e.event, e.body, e.sender, e.device, r.slot, r.usr, r.pos, r.entered,
+        r.passage, case when r.usr = e.sender then e.device end as own_device,
         r.pos is not null and r.slot in (select slot from fence) as is_direct
-    from unnest($23::int8[], $24::int4[], $25::int8[], $26::int8[]) r (n, slot, usr, pos)
-    join message m on m.n = r.n
-    join stored s on s.slot = m.slot and s.conv = m.conv and s.seq = m.seq),
+    from unnest($56::int4[], $57::int8[], $58::int8[], $59::int4[], $60::int8[], $61::int8[],
+        $62::int8[], $63::int4[]) r (at, conv, ord, slot, usr, pos, entered, passage)
+    join entry e on e.slot = r.at and e.conv = r.conv and e.ord = r.ord),
 before as (
-    select s.slot, s.conv, s.seq,
-        coalesce(lag(s.seq) over (partition by s.slot, s.conv order by s.seq), c.last_seq, 0) as after
-    from stored s left join conv c on c.slot = s.slot and c.conv = s.conv),
+    select e.slot, e.conv, e.ord, greatest(c.last_all, 0, max(case when e.is_all then e.ord end) over (
+        partition by e.slot, e.conv order by e.ord rows between unbounded preceding and 1 preceding)) as all_ord
+    from entry e left join conv c on c.slot = e.slot and c.conv = e.conv),
 sent as (
-    insert into outbox (slot, conv, usr, seq, after)
-    select r.conv_slot, r.conv, r.usr, r.seq, b.after
-    from recipient r join before b on b.slot = r.conv_slot and b.conv = r.conv and b.seq = r.seq
+    insert into outbox (slot, conv, usr, ord, after, seq, event, body, sender, device, passage)
+    select r.conv_slot, r.conv, r.usr, r.ord, greatest(
+            case when b.all_ord >= r.entered then b.all_ord end, 0,
+            lag(r.ord) over (partition by r.conv_slot, r.conv, r.usr order by r.ord),
+            (select max(o.ord) from outbox o where o.slot = r.conv_slot and o.conv = r.conv and o.usr = r.usr)),
+        r.seq, r.event, r.body, case when r.seq is null then r.sender end, case when r.seq is null then r.device end, r.passage
+    from recipient r join before b on b.slot = r.conv_slot and b.conv = r.conv and b.ord = r.ord
     where not r.is_direct),
 arrival as materialized (
-    select slot, usr, pos, conv, seq, device from recipient where is_direct
+    select slot, usr, pos, conv, ord, seq, event, body, own_device as device from recipient where is_direct
     union all
-    select * from unnest($27::int4[], $28::int8[], $29::int8[], $30::int8[], $31::int8[], $32::int8[])
-        a (slot, usr, pos, conv, seq, device)
+    select * from unnest($64::int4[], $65::int8[], $66::int8[], $67::int8[], $68::int8[], $69::int8[],
+        $70::int8[], $71::bytea[], $72::int8[]) a (slot, usr, pos, conv, ord, seq, event, body, device)
     where a.slot in (select slot from fence)),
 new_inbox as (
-    insert into inbox (slot, usr, pos, conv, seq, device) select slot, usr, pos, conv, seq, device from arrival),
+    insert into inbox (slot, usr, pos, conv, seq, event, body, device)
+    select slot, usr, pos, conv, seq, event, body, device from arrival),
 new_arrived as (
-    insert into arrived (slot, usr, conv, seq) select slot, usr, conv, max(seq) from arrival group by slot, usr, conv
-    on conflict (slot, usr, conv) do update set seq = greatest(arrived.seq, excluded.seq)),
+    insert into arrived (slot, usr, conv, ord) select slot, usr, conv, max(ord) from arrival group by slot, usr, conv
+    on conflict (slot, usr, conv) do update set ord = greatest(arrived.ord, excluded.ord)),
+listed as materialized (
+    select * from unnest($73::int4[], $74::int8[], $75::int8[], $76::text[], $77::int8[])
+        l (slot, usr, conv, id, since)
+    where slot in (select slot from fence)),
+new_listing as (
+    insert into listing (slot, usr, conv, id, since) select slot, usr, conv, id, since from listed where since is not null
+    on conflict (slot, usr, conv) do update set since = excluded.since),
+old_listing as (
+    delete from listing g using listed l where l.since is null and g.slot = l.slot and g.usr = l.usr and g.conv = l.conv),
 ack as materialized (
     select slot, usr, device, max(acked) as acked, max(trimmed) as trimmed
-    from unnest($33::int4[], $34::int8[], $35::int8[], $36::int8[], $37::int8[]) c (slot, usr, device, acked, trimmed)
+    from unnest($78::int4[], $79::int8[], $80::int8[], $81::int8[], $82::int8[])
+        c (slot, usr, device, acked, trimmed)
     where slot in (select slot from fence) group by slot, usr, device),
 stream as (
     select slot, usr, max(pos) as pos, max(trimmed) as trimmed from (
@@ -130,7 +192,7 @@ stream as (
 new_account as (
     insert into account (slot, usr, uid, last_pos, trimmed)
     select a.slot, a.usr, a.uid, coalesce(s.pos, 0), 0
-    from unnest($38::int4[], $39::int8[], $40::text[]) a (slot, usr, uid)
+    from unnest($83::int4[], $84::int8[], $85::text[]) a (slot, usr, uid)
     left join stream s on s.slot = a.slot and s.usr = a.usr
     where a.slot in (select slot from fence)),
 old_account as (
@@ -138,7 +200,7 @@ old_account as (
     from stream s where a.slot = s.slot and a.usr = s.usr),
 new_device as (
     insert into device (slot, usr, device, name, platform, acked)
-    select * from unnest($41::int4[], $42::int8[], $43::int8[], $44::text[], $45::int8[], $46::int8[])
+    select * from unnest($86::int4[], $87::int8[], $88::int8[], $89::text[], $90::int8[], $91::int8[])
         d (slot, usr, device, name, platform, acked)
     where d.slot in (select slot from fence)),
 old_device as (
@@ -149,11 +211,11 @@ trimmed as (
     where i.slot = k.slot and i.usr = k.usr and i.pos <= k.trimmed),
 confirmed as (
     delete from outbox o using (
-        select * from unnest($47::int4[], $48::int8[], $49::int8[], $50::int8[]) c (slot, conv, usr, seq)
+        select * from unnest($92::int4[], $93::int8[], $94::int8[], $95::int8[]) c (slot, conv, usr, ord)
         where slot in (select slot from fence)) c
-    where o.slot = c.slot and o.conv = c.conv and o.usr = c.usr and o.seq <= c.seq),
+    where o.slot = c.slot and o.conv = c.conv and o.usr = c.usr and o.ord <= c.ord),
 id as (
-    insert into node_id as i (number, last_id) values ($3, $51)
+    insert into node_id as i (number, last_id) values ($3, $96)
     on conflict (number) do update set last_id = greatest(i.last_id, excluded.last_id))
 select 0::int4 as kind, f.at as n, 0::int8, 0::int8, 0::int8, 0::int8
 from unnest($1::int4[]) with ordinality f (slot, at) where f.slot not in (select slot from fence)
@@ -172,27 +234,56 @@ pub(super) const ACCOUNT: &str = "select usr, uid, last_pos from account where s
 /// Devices of a user. Parameters: slot, user.
 pub(super) const DEVICES: &str =
     "select device, name, platform, acked from device where slot = $1 and usr = $2 order by device";
-/// Last seq of each conversation in a user's stream. Parameters: slot, user.
-pub(super) const ARRIVED: &str = "select conv, seq from arrived where slot = $1 and usr = $2 order by conv";
+/// Last order of each conversation in a user's stream. Parameters: slot, user.
+pub(super) const ARRIVED: &str = "select conv, ord from arrived where slot = $1 and usr = $2 order by conv";
 /// A conversation by its id. Parameters: slot, id.
-pub(super) const CONVERSATION_BY_ID: &str =
-    "select conv, id, is_group, last_seq from conv where slot = $1 and id = $2";
+pub(super) const CONVERSATION_BY_ID: &str = "
+select conv, id, is_group, last_seq, last_ord, last_all, events, creator, title, notice, by_invitation, is_silent, is_dissolved
+from conv where slot = $1 and id = $2";
 /// A conversation by number. Parameters: slot, conversation.
-pub(super) const CONVERSATION: &str =
-    "select conv, id, is_group, last_seq from conv where slot = $1 and conv = $2";
+pub(super) const CONVERSATION: &str = "
+select conv, id, is_group, last_seq, last_ord, last_all, events, creator, title, notice, by_invitation, is_silent, is_dissolved
+from conv where slot = $1 and conv = $2";
 /// Members of a conversation. Parameters: slot, conversation.
-pub(super) const MEMBERS: &str =
-    "select usr, uid, visible_from from member where slot = $1 and conv = $2 order by usr";
+pub(super) const MEMBERS: &str = "
+select usr, visible_from, role, since, silent_until, read, cleared, uid, entered from member where slot = $1 and conv = $2
+order by usr";
 /// Result of a message key. Parameters: slot, conversation, sender, key.
 pub(super) const KEY: &str =
     "select seq, id, time_ms, digest from msg where slot = $1 and conv = $2 and sender = $3 and key = $4";
 /// Entries of a stream. Parameters: slot, user, after, to, limit.
 pub(super) const STREAM: &str = "
-select pos, conv, seq, device from inbox where slot = $1 and usr = $2 and pos > $3 and pos <= $4 order by pos limit $5";
-/// Messages by conversation and seq. Parameters: slots, conversations, seqs.
+select pos, conv, seq, event, body, device from inbox where slot = $1 and usr = $2 and pos > $3 and pos <= $4
+order by pos limit $5";
+/// Messages by seq and events by number. Parameters: slots, conversations, seqs, numbers.
 pub(super) const BODIES: &str = "
-select m.conv, m.seq, m.body from unnest($1::int4[], $2::int8[], $3::int8[]) with ordinality w (slot, conv, seq, n)
-join msg m on m.slot = w.slot and m.conv = w.conv and m.seq = w.seq order by w.n";
+select w.conv, w.seq, w.event, coalesce(m.body, e.body)
+from unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[]) with ordinality w (slot, conv, seq, event, n)
+left join msg m on m.slot = w.slot and m.conv = w.conv and m.seq = w.seq
+left join event e on e.slot = w.slot and e.conv = w.conv and e.number = w.event
+where m.body is not null or e.body is not null order by w.n";
 /// Messages of a conversation. Parameters: slot, conversation, from, to, limit.
 pub(super) const PAGE: &str = "
 select seq, body from msg where slot = $1 and conv = $2 and seq >= $3 and seq <= $4 order by seq limit $5";
+/// Position at which a membership began. Parameters: slot, user, id of the conversation.
+pub(super) const LISTED_SINCE: &str = "select since from listing where slot = $1 and usr = $2 and id = $3";
+/// Conversations of a user, newest membership first. Parameters: slot, user, position before which they began, limit.
+pub(super) const LISTING: &str = "
+select conv from listing where slot = $1 and usr = $2 and since < $3 order by since desc limit $4";
+/// Conversations as a member sees them in a list. Parameters: slots, conversations, user, largest message in bytes, largest number
+/// of unread messages.
+pub(super) const LISTED: &str = "
+select o.usr, o.visible_from, o.role, o.since, o.silent_until, o.read, o.cleared,
+    p.usr, p.visible_from, p.role, p.since, p.silent_until, p.read, p.cleared,
+    c.conv, c.id, c.last_seq, (select count(*) from member n where n.slot = c.slot and n.conv = c.conv), u.count, m.body
+from unnest($1::int4[], $2::int8[]) with ordinality w (slot, conv, n)
+join conv c on c.slot = w.slot and c.conv = w.conv
+join member o on o.slot = w.slot and o.conv = w.conv and o.usr = $3
+left join member p on p.slot = w.slot and p.conv = w.conv and p.usr <> $3 and not c.is_group
+left join msg m on m.slot = w.slot and m.conv = w.conv and m.seq = c.last_seq
+    and m.seq >= greatest(o.visible_from, o.cleared + 1) and octet_length(m.body) <= $4
+cross join lateral (
+    select count(*) from (
+        select 1 from msg x where x.slot = w.slot and x.conv = w.conv and x.seq > greatest(o.read, o.visible_from - 1, o.cleared)
+        limit $5) x) u
+order by w.n";

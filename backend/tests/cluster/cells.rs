@@ -5,11 +5,12 @@
 
 use bytes::Bytes;
 use moorline_backend::cluster::cell::{
-    Applied, ArrivalRow, CellReply, CellRequest, ConversationRow, Deliver, DeviceRow, Known, Life, Load,
-    Loaded, MessageRow, SlotHead, Transaction, UserState, counter_of, slot_of,
+    Applied, ArrivalRow, CellReply, CellRequest, Content, ConversationRow, Deliver, DeviceRow, EVENTS_MAX,
+    Ends, EntryRow, EventRow, Known, Life, ListedState, Load, Loaded, MessageRow, Passage, RecipientRow,
+    SlotHead, Transaction, UNREAD_MAX, UserState, counter_of, slot_of,
 };
 use moorline_backend::cluster::lease::LEASE;
-use moorline_backend::im::store::{ConversationId, UserId};
+use moorline_backend::im::store::{ConversationId, LAST_BYTES_MAX, Origin, UserId};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
 use std::collections::BTreeMap;
@@ -20,12 +21,16 @@ use std::sync::Arc;
 pub(crate) struct UserTable {
     pub(crate) uid: Arc<str>,
     devices: Vec<DeviceRow>,
-    inbox: BTreeMap<u64, ArrivalRow>,
+    inbox: BTreeMap<u64, EntryRow>,
     end: u64,
     trimmed: u64,
     arrived: BTreeMap<ConversationId, u64>,
-    /// Everything that was ever put into the stream.
-    pub(crate) history: Vec<(ConversationId, u64)>,
+    /// Conversations of the user's list: id, and position at which the membership began.
+    pub(crate) listing: BTreeMap<ConversationId, (Arc<str>, u64)>,
+    /// Everything that was ever put into the stream: conversation, order, position.
+    pub(crate) history: Vec<(ConversationId, u64, u64)>,
+    /// Position up to which the stream was trimmed when a device became known.
+    known_at: BTreeMap<Arc<str>, u64>,
 }
 
 /// A conversation.
@@ -33,6 +38,10 @@ pub(crate) struct UserTable {
 pub(crate) struct ConversationTable {
     pub(crate) row: ConversationRow,
     pub(crate) messages: BTreeMap<u64, MessageRow>,
+    ends: Ends,
+    events: BTreeMap<u64, EventRow>,
+    /// Everything that was ever told, by order: the event's body if it was one, and the receivers.
+    pub(crate) told: BTreeMap<u64, Told>,
     keys: BTreeMap<(UserId, MessageKey), Known>,
 }
 
@@ -40,6 +49,40 @@ impl ConversationTable {
     fn latest(&self) -> u64 {
         self.messages.last_key_value().map_or(0, |(seq, _)| *seq)
     }
+}
+
+/// A message or event that was told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// `None`: a message.
+    pub(crate) event: Option<Bytes>,
+    pub(crate) is_for_all: bool,
+    pub(crate) is_settings: bool,
+    pub(crate) origin: Origin,
+    pub(crate) users: Vec<UserId>,
+}
+
+/// A message or event on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    after: u64,
+    content: Content,
+    passage: Passage,
+    origin: Origin,
+    /// Body of [`Content::Own`]; else empty.
+    body: Bytes,
+}
+
+/// A message or event of a transaction.
+struct Entry<'a> {
+    conversation: ConversationId,
+    order: u64,
+    content: Content,
+    is_for_all: bool,
+    is_settings: bool,
+    origin: Origin,
+    body: &'a Bytes,
+    recipients: &'a [RecipientRow],
 }
 
 /// All cells.
@@ -52,8 +95,8 @@ pub(crate) struct Cells {
     uids: BTreeMap<Arc<str>, UserId>,
     pub(crate) conversations: BTreeMap<ConversationId, ConversationTable>,
     ids: BTreeMap<Arc<str>, ConversationId>,
-    /// Seq of the message before each that is on its way.
-    pub(crate) outbox: BTreeMap<(ConversationId, UserId, u64), u64>,
+    /// By order.
+    pub(crate) outbox: BTreeMap<(ConversationId, UserId, u64), Waiting>,
     last_ids: BTreeMap<NodeId, u64>,
 }
 
@@ -82,8 +125,30 @@ impl Cells {
     /// Puts a conversation into the tables.
     pub(crate) fn seed(&mut self, row: ConversationRow) {
         self.ids.insert(row.id.clone(), row.conversation);
-        let (messages, keys) = (BTreeMap::new(), BTreeMap::new());
-        self.conversations.insert(row.conversation, ConversationTable { row, messages, keys });
+        let (messages, keys, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (ends, told) = (Ends::default(), BTreeMap::new());
+        let table = ConversationTable { row, messages, ends, events, told, keys };
+        self.conversations.insert(table.row.conversation, table);
+    }
+
+    /// The conversation that is there from the beginning.
+    pub(crate) fn seeded(&self) -> ConversationId {
+        self.ids[crate::world::GROUP]
+    }
+
+    /// User and number of a device.
+    pub(crate) fn device(&self, uid: &str, name: &str) -> Option<Origin> {
+        let user = *self.uids.get(uid)?;
+        let device = self.users.get(&user)?.devices.iter().find(|device| *device.name == *name)?;
+        Some((user, device.number))
+    }
+
+    /// True if a device has to get an entry: it was in the inbox when the device became known, or came later.
+    pub(crate) fn is_owed(&self, uid: &str, name: &str, of: ConversationId, order: u64) -> bool {
+        let Some(account) = self.uids.get(uid).and_then(|user| self.users.get(user)) else { return true };
+        let trimmed = account.known_at.get(name).copied().unwrap_or(0);
+        let entry = account.history.iter().find(|(known, at, _)| (*known, *at) == (of, order));
+        entry.is_none_or(|(.., position)| *position > trimmed)
     }
 
     /// The stream of a user, for people.
@@ -159,20 +224,26 @@ impl Cells {
         let conversations = conversations.filter(|number| slot_of(*number) == slot).map(counter_of).max();
         let outbox =
             self.outbox.iter().filter(|((conversation, ..), _)| slot_of(conversation.number()) == slot);
-        let outbox = outbox.map(|((conversation, user, seq), after)| {
+        let outbox = outbox.map(|((conversation, user, order), waiting)| {
             let table = &self.conversations[conversation];
-            let message = &table.messages[seq];
+            let Waiting { after, content, passage, origin, .. } = *waiting;
+            let body = match content {
+                Content::Own => waiting.body.clone(),
+                content => table.body(content).unwrap_or_default(),
+            };
             Deliver {
                 user: *user,
                 conversation: *conversation,
                 id: table.row.id.clone(),
                 is_group: table.row.is_group,
                 members: table.row.members.len(),
-                visible_from: 1,
-                seq: *seq,
-                after: *after,
-                origin: message.origin,
-                body: message.body.clone(),
+                visible_from: table.row.member(*user).map_or(1, |it| it.member.visible_from),
+                order: *order,
+                after,
+                content,
+                passage,
+                origin,
+                body,
             }
         });
         let (users, conversations) = (users.unwrap_or(0), conversations.unwrap_or(0));
@@ -196,29 +267,12 @@ impl Cells {
                 "numbers are given once"
             );
         }
-        for (user, device) in transaction.devices.iter().filter(|(user, _)| is_ours(user.number())) {
-            let devices = &mut self.users.get_mut(user).expect("a user").devices;
-            assert!(devices.iter().all(|it| it.number != device.number), "numbers are given once");
-            devices.push(device.clone());
-        }
         for row in transaction.conversations.iter().filter(|row| is_ours(row.conversation.number())) {
             assert!(!self.ids.contains_key(&row.id), "{} comes into being once", row.id);
             self.seed(row.clone());
         }
-        let (mut known, mut arriving) = (Vec::new(), Vec::new());
-        for (index, message) in transaction.messages.iter().enumerate() {
-            if is_ours(message.conversation.number())
-                && let Some(found) = self.store(message, &is_ours, &mut arriving)
-            {
-                known.push((index, found));
-            }
-        }
-        let arrivals = transaction.arrivals.iter().filter(|row| is_ours(row.user.number()));
-        arriving.extend(arrivals.cloned());
-        arriving.sort_by_key(|row: &ArrivalRow| row.position);
-        for row in arriving {
-            self.users.get_mut(&row.user).expect("a user").arrive(row);
-        }
+        let known = self.tell(transaction, &is_ours);
+        self.change(transaction, &is_ours);
         for row in transaction.cursors.iter().filter(|row| is_ours(row.user.number())) {
             let user = self.users.get_mut(&row.user).expect("a user");
             let device = user.devices.iter_mut().find(|it| it.number == row.device).expect("a device");
@@ -229,42 +283,141 @@ impl Cells {
             user.trimmed = user.trimmed.max(row.trimmed);
             user.inbox.retain(|position, _| *position > user.trimmed);
         }
+        // A device that comes with the ack of another one found the inbox as that left it.
+        for (user, device) in transaction.devices.iter().filter(|(user, _)| is_ours(user.number())) {
+            let account = self.users.get_mut(user).expect("a user");
+            account.known_at.insert(device.name.clone(), account.trimmed);
+            let devices = &mut account.devices;
+            assert!(devices.iter().all(|it| it.number != device.number), "numbers are given once");
+            devices.push(device.clone());
+        }
         for row in transaction.confirmed.iter().filter(|row| is_ours(row.conversation.number())) {
-            self.outbox.retain(|(conversation, user, seq), _| {
-                (*conversation, *user) != (row.conversation, row.user) || *seq > row.seq
+            self.outbox.retain(|(conversation, user, order), _| {
+                (*conversation, *user) != (row.conversation, row.user) || *order > row.order
             });
         }
         Applied { lost, known }
     }
 
+    /// Changes groups, members and lists.
+    fn change(&mut self, transaction: &Transaction, is_ours: &impl Fn(u64) -> bool) {
+        for row in transaction.groups.iter().filter(|row| is_ours(row.conversation.number())) {
+            let known = &mut self.conversations.get_mut(&row.conversation).expect("a conversation").row;
+            let members = std::mem::take(&mut known.members);
+            *known = ConversationRow { members, ..row.clone() };
+        }
+        for (of, member) in transaction.members.iter().filter(|(of, _)| is_ours(of.number())) {
+            let members = &mut self.conversations.get_mut(of).expect("a conversation").row.members;
+            members.retain(|it| it.member.user != member.member.user);
+            members.push(member.clone());
+            members.sort_by_key(|it| it.member.user);
+        }
+        for (of, user) in transaction.parted.iter().filter(|(of, _)| is_ours(of.number())) {
+            let members = &mut self.conversations.get_mut(of).expect("a conversation").row.members;
+            members.retain(|it| it.member.user != *user);
+        }
+        for row in transaction.listed.iter().filter(|row| is_ours(row.user.number())) {
+            let listing = &mut self.users.get_mut(&row.user).expect("a user").listing;
+            match row.since {
+                Some(since) => _ = listing.insert(row.conversation, (row.id.clone(), since)),
+                None => _ = listing.remove(&row.conversation),
+            }
+        }
+    }
+
+    /// Stores messages and events, and puts them into streams. Returns messages whose keys were there.
+    fn tell(&mut self, transaction: &Transaction, is_ours: &impl Fn(u64) -> bool) -> Vec<(usize, Known)> {
+        let (mut known, mut entries) = (Vec::new(), Vec::new());
+        for (index, row) in transaction.messages.iter().enumerate() {
+            if !is_ours(row.conversation.number()) {
+                continue;
+            }
+            if let Some(found) = self.store(row) {
+                known.push((index, found));
+                continue;
+            }
+            entries.push(Entry {
+                conversation: row.conversation,
+                order: row.order,
+                content: Content::Message(row.seq),
+                is_for_all: true,
+                is_settings: false,
+                origin: row.origin,
+                body: &row.body,
+                recipients: &row.recipients,
+            });
+        }
+        for row in transaction.events.iter().filter(|row| is_ours(row.conversation.number())) {
+            self.conversations.get_mut(&row.conversation).expect("a conversation").log(row);
+            entries.push(Entry {
+                conversation: row.conversation,
+                order: row.order,
+                content: row.number.map_or(Content::Own, Content::Event),
+                is_for_all: row.is_for_all,
+                is_settings: row.is_settings,
+                origin: row.origin,
+                body: &row.body,
+                recipients: &row.recipients,
+            });
+        }
+        entries.sort_by_key(|entry| (entry.conversation, entry.order));
+        let mut arriving = Vec::new();
+        entries.iter().for_each(|entry| self.fan_out(entry, is_ours, &mut arriving));
+        let arrivals = transaction.arrivals.iter().filter(|row| is_ours(row.user.number()));
+        arriving.extend(arrivals.cloned());
+        arriving.sort_by_key(|row: &ArrivalRow| row.position);
+        for row in arriving {
+            self.users.get_mut(&row.user).expect("a user").arrive(row);
+        }
+        known
+    }
+
     /// Stores a message. Returns the first result of its key, if there is one.
-    fn store(
-        &mut self,
-        message: &MessageRow,
-        is_ours: &impl Fn(u64) -> bool,
-        arriving: &mut Vec<ArrivalRow>,
-    ) -> Option<Known> {
+    fn store(&mut self, message: &MessageRow) -> Option<Known> {
         let table = self.conversations.get_mut(&message.conversation).expect("a conversation");
-        let (conversation, seq) = (message.conversation, message.seq);
+        let seq = message.seq;
         let key = (message.origin.0, message.key);
         if let Some(known) = table.keys.get(&key) {
             return Some(*known);
         }
-        let after = table.latest();
-        assert!(seq > after, "{} has {after} already, and gets {seq}", table.row.id);
+        let latest = table.latest();
+        assert!(seq > latest, "{} has {latest} already, and gets {seq}", table.row.id);
         let MessageRow { id, time_ms, digest, .. } = *message;
         table.keys.insert(key, Known { seq, id, time_ms, digest });
         table.messages.insert(seq, MessageRow { recipients: Vec::new(), ..message.clone() });
-        for (user, position) in &message.recipients {
-            if let Some(position) = position.filter(|_| is_ours(user.number())) {
-                let origin = (*user == message.origin.0).then_some(message.origin.1);
-                let row = ArrivalRow { user: *user, conversation, seq, position, origin };
-                arriving.push(row);
-            } else {
-                self.outbox.insert((conversation, *user, seq), after);
-            }
-        }
+        table.ends.seq = seq;
         None
+    }
+
+    /// Takes a stored message or event to its receivers.
+    fn fan_out(&mut self, entry: &Entry<'_>, is_ours: &impl Fn(u64) -> bool, arriving: &mut Vec<ArrivalRow>) {
+        let Entry { conversation, order, content, is_for_all, is_settings, origin, body, recipients } =
+            *entry;
+        let table = self.conversations.get_mut(&conversation).expect("a conversation");
+        assert!(order > table.ends.order, "{} gets the order {order} twice", table.row.id);
+        let before = table.ends.all;
+        table.ends.order = order;
+        if is_for_all {
+            table.ends.all = order;
+        }
+        let users = recipients.iter().map(|it| it.user).collect();
+        let event = (!matches!(content, Content::Message(_))).then(|| body.clone());
+        table.told.insert(order, Told { event, is_for_all, is_settings, origin, users });
+        let body = if content == Content::Own { body.clone() } else { Bytes::new() };
+        for RecipientRow { user, position, entered, passage } in recipients {
+            if let Some(position) = position.filter(|_| is_ours(user.number())) {
+                let origin = (*user == origin.0).then_some(origin.1);
+                let (user, body) = (*user, body.clone());
+                arriving.push(ArrivalRow { user, conversation, order, content, position, origin, body });
+                continue;
+            }
+            let mut waiting = self.outbox.range((conversation, *user, 0)..=(conversation, *user, order));
+            let waiting = waiting.next_back().map_or(0, |((.., last), _)| *last);
+            let after = if before >= *entered { before.max(waiting) } else { waiting };
+            let (passage, body) = (*passage, body.clone());
+            let waiting = Waiting { after, content, passage, origin, body };
+            self.outbox.insert((conversation, *user, order), waiting);
+        }
     }
 
     fn load(&self, load: &Load) -> Loaded {
@@ -285,15 +438,29 @@ impl Cells {
                 let rows = inbox.into_iter().flat_map(|inbox| inbox.range(after + 1..=*to.max(after)));
                 Loaded::Stream(rows.take(*limit).map(|(_, row)| row.clone()).collect())
             }
-            Load::Bodies(messages) => {
+            Load::Bodies(entries) => {
                 let mut heads = BTreeMap::new();
-                let bodies = messages.iter().filter_map(|(of, seq)| {
+                let bodies = entries.iter().filter_map(|(of, content)| {
                     heads.insert(*of, self.conversation(*of)?);
-                    let body: Bytes = self.conversations.get(of)?.messages.get(seq)?.body.clone();
-                    Some((*of, *seq, body))
+                    Some((*of, *content, self.conversations.get(of)?.body(*content)?))
                 });
                 let bodies = bodies.collect();
                 Loaded::Bodies(bodies, heads.into_values().collect())
+            }
+            Load::Listing(user, after, limit) => {
+                let listing = self.users.get(user).map(|user| &user.listing);
+                let mut all: Vec<_> = listing.into_iter().flatten().collect();
+                all.sort_by_key(|(_, (_, since))| std::cmp::Reverse(*since));
+                if !after.is_empty() {
+                    let Some(at) = all.iter().position(|(_, (id, _))| id == after) else {
+                        return Loaded::Listing(None);
+                    };
+                    all.drain(..=at);
+                }
+                Loaded::Listing(Some(all.into_iter().take(*limit).map(|(of, _)| *of).collect()))
+            }
+            Load::Listed(user, conversations) => {
+                Loaded::Listed(conversations.iter().filter_map(|of| self.listed(*user, *of)).collect())
             }
             Load::Page(of, from, to, limit) => {
                 let messages = self.conversations.get(of).map(|table| &table.messages);
@@ -311,9 +478,48 @@ impl Cells {
         Some(Box::new(UserState { user, uid, devices, end: table.end, arrived }))
     }
 
-    fn conversation(&self, of: ConversationId) -> Option<(ConversationRow, u64)> {
+    fn conversation(&self, of: ConversationId) -> Option<(ConversationRow, Ends)> {
         let table = self.conversations.get(&of)?;
-        Some((table.row.clone(), table.latest()))
+        Some((table.row.clone(), table.ends))
+    }
+
+    fn listed(&self, user: UserId, of: ConversationId) -> Option<ListedState> {
+        let ConversationTable { row, messages, .. } = self.conversations.get(&of)?;
+        let own = row.member(user)?.member;
+        let latest = messages.last_key_value().map_or(0, |(seq, _)| *seq);
+        let last = messages.get(&latest).filter(|_| latest >= own.first_visible());
+        let from = (own.read + 1).max(own.first_visible());
+        let unread = messages.range(from..).take(usize::try_from(UNREAD_MAX).expect("small")).count();
+        let peer = row.members.iter().map(|it| it.member).find(|member| !row.is_group && member.user != user);
+        Some(ListedState {
+            conversation: of,
+            id: row.id.clone(),
+            latest,
+            members: row.members.len(),
+            own,
+            peer,
+            unread: unread as u64,
+            last: last.map(|it| it.body.clone()).filter(|body| body.len() <= LAST_BYTES_MAX),
+        })
+    }
+}
+
+impl ConversationTable {
+    fn body(&self, content: Content) -> Option<Bytes> {
+        match content {
+            Content::Message(seq) => self.messages.get(&seq).map(|it| it.body.clone()),
+            Content::Event(number) => self.events.get(&number).map(|it| it.body.clone()),
+            Content::Own => None,
+        }
+    }
+
+    /// Puts an event into the log, which holds the newest ones.
+    fn log(&mut self, row: &EventRow) {
+        let Some(number) = row.number else { return };
+        assert!(number > self.ends.events, "{} gets the event {number} twice", self.row.id);
+        self.ends.events = number;
+        self.events.retain(|known, it| known + EVENTS_MAX > number && !(row.is_settings && it.is_settings));
+        self.events.insert(number, EventRow { recipients: Vec::new(), ..row.clone() });
     }
 }
 
@@ -326,24 +532,21 @@ impl UserTable {
             end: 0,
             trimmed: 0,
             arrived: BTreeMap::new(),
+            listing: BTreeMap::new(),
             history: Vec::new(),
+            known_at: BTreeMap::new(),
         }
     }
 
-    /// Puts a message behind the end of the stream.
+    /// Puts a message or event behind the end of the stream.
     fn arrive(&mut self, row: ArrivalRow) {
-        assert!(row.position > self.end, "positions are given once");
-        let arrived = self.arrived.entry(row.conversation).or_default();
-        assert!(
-            row.seq > *arrived,
-            "{} has {:?} {arrived} already, and gets {}",
-            self.uid,
-            row.conversation,
-            row.seq
-        );
-        *arrived = row.seq;
-        self.end = row.position;
-        self.history.push((row.conversation, row.seq));
-        self.inbox.insert(row.position, row);
+        let ArrivalRow { conversation, order, content, position, origin, body, .. } = row;
+        assert!(position > self.end, "positions are given once");
+        let arrived = self.arrived.entry(conversation).or_default();
+        assert!(order > *arrived, "{} has {conversation:?} {arrived} already, and gets {order}", self.uid);
+        *arrived = order;
+        self.end = position;
+        self.history.push((conversation, order, position));
+        self.inbox.insert(position, EntryRow { position, conversation, content, origin, body });
     }
 }

@@ -97,6 +97,38 @@ coverage! {
     transactions;
     /// Messages in them.
     messages;
+    /// Events in them.
+    events;
+    /// Questions that another node answered.
+    asked;
+    /// SENDs to groups that were refused for good.
+    sends_refused;
+    /// Requests that clients made.
+    requests;
+    /// Requests answered RETRY.
+    requests_put_off;
+    /// Requests that were refused.
+    requests_refused;
+    /// Groups made.
+    created;
+    /// Groups joined.
+    joined;
+    /// Groups left.
+    left;
+    /// Changes of groups by others.
+    changed;
+    /// Groups ended.
+    dissolved;
+    /// Read marks set.
+    read;
+    /// Conversations deleted for oneself.
+    cleared;
+    /// Lists of conversations with something in them.
+    lists;
+    /// Events that devices received.
+    event_pushes;
+    /// Events that devices had before.
+    repeated_event_pushes;
 }
 
 impl Coverage {
@@ -116,5 +148,7 @@ impl Coverage {
         self.moved += status.moved;
         self.transactions += status.transactions;
         self.messages += status.messages;
+        self.events += status.events;
+        self.asked += status.asked;
     }
 }

@@ -2,17 +2,19 @@
 //!
 //! A device has at most one SEND to one conversation under way, as the gateway and the client library see to it.
 
+use crate::requests::{MADE, Requests};
 use crate::world::{CHAOS_MS, Event, GROUP, World};
+use bytes::Bytes;
 use moorline_backend::im::Output as ImOutput;
 use moorline_backend::server::{Event as LinkEvent, GatewayId, LinkId, PushId, ReplyTo, SessionId, Up};
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::{ConnUp, Outcome};
-use moorline_proto::message::client::{Code, Push, Send, SendAck, send};
+use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, send};
 use moorline_proto::message::{decode, encode};
 use moorline_proto::random::Random;
 use moorline_proto::slots::{Moved, NodeRoutes, Route, Slot, SlotTable};
 use moorline_proto::time::{Duration, Instant};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Users; the last ones become known by their logins.
 const USERS: usize = 6;
@@ -29,6 +31,8 @@ pub(crate) enum ToNode {
     ConnDown(SessionId),
     /// Device, session, correlation, true for DUP, body.
     Up(usize, SessionId, u64, bool, Send),
+    /// Device, session, correlation, true for DUP, request.
+    Req(usize, SessionId, u64, bool, Req),
     Acked(SessionId, PushId),
 }
 
@@ -38,6 +42,7 @@ pub(crate) enum ToGateway {
     /// Device and the question; `None`: the login.
     Moved(usize, SessionId, Moved),
     Answer(u64, Code, Box<SendAck>),
+    AnswerReq(u64, Code, Box<Resp>),
     Push(Vec<SessionId>, PushId, Push),
     Kick(SessionId),
     LinkDown,
@@ -66,10 +71,13 @@ pub(crate) struct Device {
     generation: u32,
     waiting: BTreeMap<String, VecDeque<(u64, u64)>>,
     flights: BTreeMap<String, Flight>,
+    pub(crate) requests: Requests,
     /// First receipts, in order: conversation, seq, number of the message.
     pub(crate) received: Vec<(String, u64, u64)>,
     /// Own messages as answered: target, number, conversation, seq.
     pub(crate) told: Vec<(String, u64, String, u64)>,
+    /// Own messages that were refused for good: a try before may have been stored.
+    pub(crate) refused: BTreeSet<u64>,
 }
 
 pub(crate) struct Gateway {
@@ -88,11 +96,11 @@ impl Gateway {
                 let mut waiting = BTreeMap::<String, VecDeque<(u64, u64)>>::new();
                 for _ in 0..SENDS {
                     number += 1;
-                    let to = usize::try_from(random.below(USERS as u64 + 3)).expect("few");
+                    let to = usize::try_from(random.below(USERS as u64 + 6)).expect("few");
                     let target = match to {
                         to if to < USERS => format!("user{to}"),
-                        _ if user <= USERS / 2 => GROUP.to_owned(),
-                        _ => format!("user{}", (user + 1) % USERS),
+                        to if to % 3 == 0 => MADE.to_owned(),
+                        _ => GROUP.to_owned(),
                     };
                     let at = 500 + random.below(CHAOS_MS - 1000);
                     waiting.entry(target).or_default().push_back((at, number));
@@ -100,6 +108,7 @@ impl Gateway {
                 for queue in waiting.values_mut() {
                     queue.make_contiguous().sort_unstable();
                 }
+                let requests = Requests::new(random, user, device);
                 devices.push(Device {
                     slot: Slot::of(&uid),
                     uid,
@@ -109,8 +118,10 @@ impl Gateway {
                     generation: 0,
                     waiting,
                     flights: BTreeMap::new(),
+                    requests,
                     received: Vec::new(),
                     told: Vec::new(),
+                    refused: BTreeSet::new(),
                 });
             }
         }
@@ -121,16 +132,35 @@ impl Gateway {
         (0..USERS).map(|user| format!("user{user}")).collect()
     }
 
-    /// True if each SEND is answered.
+    /// Number of users that are known from the beginning.
+    pub(crate) const fn seeded() -> usize {
+        USERS / 2 + 1
+    }
+
+    /// Gives a question of a device its number.
+    pub(crate) fn next_correlation(&mut self, device: usize) -> u64 {
+        self.last_correlation += 1;
+        self.correlations.insert(self.last_correlation, (device, String::new()));
+        self.last_correlation
+    }
+
+    /// True if each SEND and request is answered.
     pub(crate) fn is_done(&self) -> bool {
         self.devices.iter().all(|it| {
-            it.session.is_some() && it.flights.is_empty() && it.waiting.values().all(VecDeque::is_empty)
+            let is_sent = it.flights.is_empty() && it.waiting.values().all(VecDeque::is_empty);
+            it.session.is_some() && is_sent && it.requests.is_done()
         })
     }
 
     pub(crate) fn describe(&self) -> String {
-        let open = self.devices.iter().map(|it| (&it.uid, &it.name, it.session, &it.flights));
+        let open = self.devices.iter().map(|it| (&it.uid, &it.name, it.session, &it.flights, &it.requests));
         format!("{:?}", open.collect::<Vec<_>>())
+    }
+}
+
+impl Device {
+    pub(crate) const fn session(&self) -> Option<(usize, SessionId)> {
+        self.session
     }
 }
 
@@ -156,6 +186,7 @@ impl World {
         self.announce(device);
         if self.gateway.devices[device].session.is_some() {
             self.send_due(device);
+            self.request_due(device);
         }
         let at = self.now_ms + 80;
         self.at(at, Event::Device(device));
@@ -181,11 +212,12 @@ impl World {
         for flight in it.flights.values_mut() {
             flight.again_ms = Some(now_ms);
         }
+        it.requests.repeat(now_ms);
         self.coverage.moved_sessions += u64::from(generation > 1);
         self.tell_node(node, ToNode::ConnUp(device, session));
     }
 
-    fn tell_node(&mut self, node: usize, message: ToNode) {
+    pub(crate) fn tell_node(&mut self, node: usize, message: ToNode) {
         let life = self.nodes[node].life();
         self.send(node, true, Event::ToNode(node, life, message));
     }
@@ -232,8 +264,11 @@ impl World {
             self.coverage.liars += u64::from(is_lie);
             let mut key = vec![0; 16];
             key[..8].copy_from_slice(&number.to_le_bytes());
-            let to =
-                if target == GROUP { send::Target::Conversation(target) } else { send::Target::User(target) };
+            let to = if target.starts_with("group:") {
+                send::Target::Conversation(target)
+            } else {
+                send::Target::User(target)
+            };
             let payload = number.to_le_bytes().to_vec().into();
             let send = Send { key: key.into(), target: Some(to), r#type: 1, payload };
             self.tell_node(node, ToNode::Up(device, session, correlation, is_dup, send));
@@ -273,16 +308,31 @@ impl World {
                 if let Some(moved) = moved(self, device) {
                     return self.answer(node, ToGateway::Moved(device, session, moved));
                 }
-                let reply = Some(ReplyTo::new(LinkId::new(0, 1), correlation));
-                let (command, body) = (Command::Send, encode(&send));
-                let up = Up { session, command, seq: 1, dup, body, reply };
-                self.input(node, |im, now| im.handle(now, LinkEvent::Up(up)));
+                self.up(node, session, (correlation, dup), (Command::Send, encode(&send)));
+            }
+            ToNode::Req(device, session, correlation, dup, req) => {
+                if let Some(moved) = moved(self, device) {
+                    return self.answer(node, ToGateway::Moved(device, session, moved));
+                }
+                self.up(node, session, (correlation, dup), (Command::Req, encode(&req)));
             }
             ToNode::Acked(session, push) => {
                 let outcome = Outcome::Acked;
                 self.input(node, |im, now| im.handle(now, LinkEvent::Pushed { session, push, outcome }));
             }
         }
+    }
+
+    fn up(
+        &mut self,
+        node: usize,
+        session: SessionId,
+        (correlation, dup): (u64, bool),
+        (command, body): (Command, Bytes),
+    ) {
+        let reply = Some(ReplyTo::new(LinkId::new(0, 1), correlation));
+        let up = Up { session, command, seq: 1, dup, body, reply };
+        self.input(node, |im, now| im.handle(now, LinkEvent::Up(up)));
     }
 
     fn answer(&mut self, node: usize, message: ToGateway) {
@@ -299,7 +349,11 @@ impl World {
                 assert_eq!(spec.command, Command::Push, "small conversations are pushed");
                 ToGateway::Push(sessions, push, decode(&body).expect("a Push"))
             }
+            ImOutput::AnswerReq { reply, code, answer } => {
+                ToGateway::AnswerReq(reply.correlation(), code, Box::new(answer))
+            }
             ImOutput::Kick { session, .. } => ToGateway::Kick(session),
+            ImOutput::LeaveRoom { .. } => return, // nobody is in a room
             output => unreachable!("nobody asks for {output:?}"),
         };
         self.send(node, false, Event::ToGateway(node, life, message));
@@ -323,6 +377,11 @@ impl World {
             }
             ToGateway::Moved(device, session, moved) => self.on_moved(device, session, moved),
             ToGateway::Answer(correlation, code, answer) => self.on_answer(correlation, code, *answer),
+            ToGateway::AnswerReq(correlation, code, resp) => {
+                if let Some((device, _)) = self.gateway.correlations.remove(&correlation) {
+                    self.on_request_answer(device, correlation, code, &resp);
+                }
+            }
             ToGateway::Push(sessions, push, body) => {
                 for session in sessions {
                     self.on_push(node, session, push, &body);
@@ -365,6 +424,7 @@ impl World {
         if it.session.is_none_or(|(_, current)| current != session) {
             return; // announced elsewhere already
         }
+        it.requests.repeat(now_ms);
         for flight in it.flights.values_mut() {
             flight.moves = if route == Route::Retry { 0 } else { flight.moves + 1 };
         }
@@ -384,6 +444,8 @@ impl World {
         if !is_current {
             return; // an answer to an earlier try
         }
+        // A group may be silent, or gone.
+        let is_final = code != Code::Retry && target.starts_with("group:");
         match code {
             Code::Ok | Code::Dup => {
                 self.coverage.dups += u64::from(code == Code::Dup);
@@ -392,12 +454,19 @@ impl World {
                 self.send_due(device);
             }
             // The peer has not logged in yet, or the session was refused.
-            Code::Retry | Code::NotFound | Code::Denied => {
+            Code::Retry | Code::NotFound | Code::Denied if !is_final => {
                 self.coverage.retries += u64::from(code == Code::Retry);
                 let wait_ms = 50 + self.random.below(200);
                 if let Some(flight) = it.flights.get_mut(&target) {
                     flight.again_ms = Some(now_ms + wait_ms);
                 }
+            }
+            // The sender is not in the group, or not any more.
+            Code::NotMember | Code::NotFound | Code::Denied => {
+                self.coverage.sends_refused += 1;
+                let flight = it.flights.remove(&target).expect("it is current");
+                it.refused.insert(flight.number);
+                self.send_due(device);
             }
             code => panic!("{target}: {code:?} {}", answer.reason),
         }
@@ -408,6 +477,10 @@ impl World {
         if it.session != Some((node, session)) {
             return; // of a session that has ended
         }
+        if self.on_event(session.slot(), body) {
+            return self.tell_node(node, ToNode::Acked(session, push));
+        }
+        let it = &mut self.gateway.devices[session.slot()];
         self.coverage.pushes += 1;
         let number = u64::from_le_bytes(body.payload[..8].try_into().expect("8 bytes"));
         if it.received.iter().any(|(_, _, known)| *known == number) {

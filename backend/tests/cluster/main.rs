@@ -11,6 +11,7 @@ mod mirror;
 mod oracle;
 #[path = "../postgres/mod.rs"]
 mod postgres;
+mod requests;
 mod world;
 
 use coverage::Coverage;

@@ -76,14 +76,15 @@ impl Mirror {
     pub(crate) fn seed(&mut self, row: &ConversationRow) {
         let slot = slot_of(row.conversation.number());
         let (place, number) = (slot.number(), row.conversation.number());
-        let ConversationRow { id, is_group, .. } = row;
-        self.sql(slot, &format!("insert into conv values ({place}, {number}, '{id}', {is_group}, 0)"));
+        let ConversationRow { id, is_group, creator, .. } = row;
+        let creator = creator.map_or("null".to_owned(), |creator| creator.number().to_string());
+        self.sql(slot, &format!("insert into conv values ({place}, {number}, '{id}', {is_group}, 0, 0, 0, 0, {creator}, '', '', false, false, false)"));
         for member in &row.members {
-            let (user, uid, from) = (member.user.number(), &member.uid, member.visible_from);
-            self.sql(
-                slot,
-                &format!("insert into member values ({place}, {number}, {user}, '{uid}', {from})"),
-            );
+            let (uid, entered) = (&member.uid, member.entered);
+            let member = &member.member;
+            let (user, role) = (member.user.number(), i32::from(member.role()));
+            let values = format!("{place}, {number}, {user}, '{uid}', 1, {role}, 0, 0, 0, 0, {entered}");
+            self.sql(slot, &format!("insert into member values ({values})"));
         }
     }
 

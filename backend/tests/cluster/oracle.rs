@@ -1,6 +1,7 @@
 //! Judgement at the end of each run: the facts that have to be true, whatever happened.
 
 use crate::world::World;
+use moorline_backend::cluster::cell::MessageRow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl World {
@@ -11,9 +12,23 @@ impl World {
             let received = device.received.iter().map(|(conversation, seq, _)| (conversation.as_str(), *seq));
             let has: BTreeSet<_> = told.chain(received).collect();
             for table in self.cells.conversations.values() {
-                let is_own = table.row.members.iter().any(|member| *member.uid == *device.uid);
-                let lacks = |seq: &&u64| is_own && !has.contains(&(&*table.row.id, **seq));
-                if let Some(seq) = table.messages.keys().find(lacks) {
+                // Who has left, has just come, or has deleted the conversation, sees no message before that any more.
+                let own = table.row.members.iter().find(|it| *it.uid == *device.uid);
+                let from = own.map_or(u64::MAX, |it| it.member.first_visible());
+                let is_refused = |message: &MessageRow| {
+                    let key = u64::from_le_bytes(message.key.0[..8].try_into().expect("8 bytes"));
+                    device.refused.contains(&key)
+                };
+                let is_owed = |message: &MessageRow| {
+                    self.cells.is_owed(&device.uid, &device.name, table.row.conversation, message.order)
+                };
+                let lacks = |(seq, message): &(&u64, &MessageRow)| {
+                    **seq >= from
+                        && is_owed(message)
+                        && !has.contains(&(&*table.row.id, **seq))
+                        && !is_refused(message)
+                };
+                if let Some((seq, _)) = table.messages.iter().find(lacks) {
                     let stream = self.cells.describe(&device.uid);
                     return Some(format!(
                         "{}/{} lacks {seq} of {}: {stream}",
@@ -22,13 +37,15 @@ impl World {
                 }
             }
         }
-        None
+        self.missing_event()
     }
 
     /// Panics where a promise is broken.
     pub(crate) fn check(&self) {
         let numbers = self.check_conversations();
         self.check_streams();
+        self.check_groups();
+        self.check_lists();
         self.check_devices(&numbers);
         assert!(self.cells.outbox.is_empty(), "everything was delivered");
         assert_eq!(self.missing(), None);
@@ -60,13 +77,13 @@ impl World {
     /// Each member's stream has each message of the conversation once, in order.
     fn check_streams(&self) {
         for table in self.cells.conversations.values() {
-            let all: Vec<u64> = table.messages.keys().copied().collect();
-            for member in &table.row.members {
+            for (user, account) in &self.cells.users {
+                let told = table.told.iter().filter(|(_, told)| told.users.contains(user));
+                let all: Vec<u64> = told.map(|(order, _)| *order).collect();
                 let of = table.row.conversation;
-                let history = &self.cells.users[&member.user].history;
-                let stream: Vec<u64> =
-                    history.iter().filter(|(known, _)| *known == of).map(|(_, seq)| *seq).collect();
-                assert_eq!(stream, all, "{} in {}", member.uid, table.row.id);
+                let history = account.history.iter().filter(|(known, ..)| *known == of);
+                let stream: Vec<u64> = history.map(|(_, order, _)| *order).collect();
+                assert_eq!(stream, all, "{} in {}", account.uid, table.row.id);
             }
         }
     }

@@ -14,7 +14,7 @@ use moorline_backend::cluster::cell::{
 };
 use moorline_backend::cluster::store::{ClusterStore, Layout, Output, PeerMessage};
 use moorline_backend::config::ImConfig;
-use moorline_backend::im::store::{ConversationId, UserId};
+use moorline_backend::im::store::{ConversationId, GroupSettings, Member, Role, UserId};
 use moorline_backend::im::{Im, Output as ImOutput};
 use moorline_backend::server::{Event as LinkEvent, Now};
 use moorline_proto::random::Random;
@@ -161,11 +161,22 @@ impl World {
             let user = UserId::new(number_in(Slot::of(uid), 1));
             self.cells.seed_user(user, uid);
             self.mirror.iter_mut().for_each(|mirror| mirror.seed_user(user, uid));
-            members.push(Membership { user, uid: uid.as_str().into(), visible_from: 1 });
+            let role = if members.is_empty() { Role::Owner } else { Role::Member };
+            let member = Member::new(user, role, 1);
+            members.push(Membership { member, uid: uid.as_str().into(), entered: 1 });
         }
-        members.sort_by_key(|member| member.user);
+        let creator = members.first().map(|it: &Membership| it.member.user);
+        members.sort_by_key(|it| it.member.user);
         let conversation = ConversationId::new(number_in(Slot::of(GROUP), 1));
-        let row = ConversationRow { conversation, id: GROUP.into(), is_group: true, members };
+        let row = ConversationRow {
+            conversation,
+            id: GROUP.into(),
+            is_group: true,
+            creator,
+            settings: GroupSettings::default(),
+            is_dissolved: false,
+            members,
+        };
         self.mirror.iter_mut().for_each(|mirror| mirror.seed(&row));
         self.cells.seed(row);
     }
@@ -198,10 +209,10 @@ impl World {
             self.now_ms = ms;
             assert!(
                 ms < END_MS,
-                "the cluster comes to rest: outbox {:?}, {}, {:?}",
+                "the cluster comes to rest: {:?}, outbox {:?}, {}",
+                self.missing(),
                 self.cells.outbox,
                 self.gateway.describe(),
-                self.missing(),
             );
             let is_tick = matches!(event, Event::GatewayTick);
             self.handle(event);

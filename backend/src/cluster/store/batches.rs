@@ -3,8 +3,9 @@
 //! A batch has SENDs to three conversations, of which node 3 owns one: it is complete when all have an outcome. Batches are
 //! completed in the order of their submission, so that those of one conversation are.
 
-use crate::im::store::{Committed, Outcome, Recipient, Refusal, Stored, Ticket};
+use crate::im::store::{Committed, Outcome, Recipient, Ticket};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Batches that are open; further ones are answered "busy".
 pub(super) const BATCHES_MAX: usize = 64;
@@ -48,21 +49,12 @@ impl Batches {
         }
     }
 
-    /// Gives a SEND its outcome; the positions of `recipients` are in streams of this node.
-    pub(super) fn set_stored(
-        &mut self,
-        place: Place,
-        mut result: Result<Stored, Refusal>,
-        recipients: &[Recipient],
-    ) {
-        if let Some(open) = self.0.iter_mut().find(|open| open.ticket == place.ticket)
-            && let Ok(Stored { delivery: Some(delivery), .. }) = &mut result
-        {
-            let first = open.recipients.len();
-            open.recipients.extend_from_slice(recipients);
-            delivery.recipients = first..open.recipients.len();
-        }
-        self.set(place, Outcome::Appended(result));
+    /// Adds the receivers of a write to those of its batch; their positions are in streams of this node. Returns their places.
+    pub(super) fn add(&mut self, ticket: Ticket, recipients: &[Recipient]) -> Range<usize> {
+        let Some(open) = self.0.iter_mut().find(|open| open.ticket == ticket) else { return 0..0 };
+        let first = open.recipients.len();
+        open.recipients.extend_from_slice(recipients);
+        first..open.recipients.len()
     }
 
     /// Takes the oldest batch if each of its writes has an outcome.

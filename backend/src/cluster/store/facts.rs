@@ -1,5 +1,6 @@
 //! [`Store`] and [`Facts`] of a node.
 
+use super::questions::Asking;
 use super::reads::Reading;
 use super::{ClusterStore, Op, Place};
 use crate::cluster::cell::slot_of;
@@ -24,7 +25,11 @@ impl ClusterStore {
                 Outcome::Done(Ok(None))
             }
             Write::Recall(_) => Outcome::Appended(Err(Refusal::Denied)),
-            Write::CreateGroup { .. } => Outcome::Created(Err(Refusal::Denied)),
+            write @ (Write::CreateGroup { .. }
+            | Write::ChangeGroup { .. }
+            | Write::Dissolve { .. }
+            | Write::Read { .. }
+            | Write::Clear { .. }) => return Asking { store: self }.write_question(place, write),
             Write::Sweep(_) => Outcome::Swept(Swept::default()),
             Write::Confirm { .. } | Write::Invite { .. } => Outcome::Done(Ok(None)),
             _ => Outcome::Done(Err(Refusal::Denied)),
@@ -37,8 +42,8 @@ impl ClusterStore {
             Read::Page { conversation, reader, range, limits } => {
                 Reading { store: self }.read_page(ticket, (conversation, reader), range, limits);
             }
-            Read::Conversations { .. } => {
-                self.done.push_back((ticket, Completion::Listing(Err(Refusal::Unreadable))));
+            Read::Conversations { user, after, bytes } => {
+                Reading { store: self }.read_listing(ticket, user, after, bytes);
             }
             Read::Backlog { of: (user, _) } => {
                 let slot = slot_of(user.number());
@@ -72,7 +77,9 @@ impl Store for ClusterStore {
     fn prefetch(&mut self, ticket: Ticket, plan: impl FnOnce(&mut ReadSet)) -> bool {
         let mut set = ReadSet::default();
         plan(&mut set);
-        Reading { store: self }.prefetch_facts(ticket, &set)
+        let is_known = Reading { store: self }.prefetch_facts(ticket, &set);
+        self.work();
+        is_known
     }
 
     fn submit(&mut self, ticket: Ticket, command: Command) -> Result<(), Command> {
@@ -82,6 +89,7 @@ impl Store for ClusterStore {
                     return Err(Command::Commit(batch));
                 }
                 self.last_id = self.last_id.max(batch.last_id);
+                self.now_ms = batch.now_ms;
                 self.batches.begin(ticket, batch.writes.len());
                 for (index, write) in batch.writes.into_iter().enumerate() {
                     self.write(Place { ticket, index }, write);
@@ -147,7 +155,7 @@ impl Facts for ClusterStore {
         self.known.user(uid)
     }
 
-    /// Users become known by logging in; the server API makes none yet.
+    /// The prefetch has made the user.
     fn try_user(&mut self, uid: &str) -> Option<UserId> {
         self.known.user(uid)
     }
@@ -182,12 +190,12 @@ impl Facts for ClusterStore {
         self.known.head(conversation).map_or(0, |head| head.count)
     }
 
-    fn is_silent(&self, _: ConversationId) -> bool {
-        false
+    fn is_silent(&self, conversation: ConversationId) -> bool {
+        self.known.head(conversation).is_some_and(|head| head.settings.is_silent)
     }
 
-    fn settings(&self, _: ConversationId) -> GroupSettings {
-        GroupSettings::default()
+    fn settings(&self, conversation: ConversationId) -> GroupSettings {
+        self.known.head(conversation).map(|head| head.settings.clone()).unwrap_or_default()
     }
 
     fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member> {

@@ -3,9 +3,10 @@
 //! Names never change, so they may be kept. The rest of a conversation is as new as the completion or prefetch that brought
 //! it; the owner of the conversation judges again.
 
-use crate::cluster::cell::{ConversationRow, Deliver};
+use super::questions::HeadRow;
+use crate::cluster::cell::{Content, ConversationRow, Deliver, Passage};
 use crate::im::names;
-use crate::im::store::{ConversationId, Member, Role, UserId};
+use crate::im::store::{ConversationId, GroupSettings, Member, Role, UserId};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ pub(super) struct Head {
     pub(super) latest: u64,
     /// Number of members.
     pub(super) count: usize,
+    /// Settings, as far as known.
+    pub(super) settings: GroupSettings,
+    /// Something has changed since: what is asked for is read again.
+    pub(super) is_stale: bool,
     /// Members that are known here, in the order of their numbers.
     pub(super) members: Vec<Member>,
 }
@@ -66,22 +71,92 @@ impl KnownFacts {
         }
     }
 
+    /// Takes a conversation with all its members. One that is gone is forgotten.
     pub(super) fn learn(&mut self, row: &ConversationRow, latest: u64) {
         for member in &row.members {
-            self.learn_user(member.user, &member.uid);
+            self.learn_user(member.member.user, &member.uid);
         }
-        let members = row.members.iter();
-        let members = members.map(|it| Member::new(it.user, Role::Member, it.visible_from)).collect();
-        let (conversation, count) = (row.conversation, row.members.len());
-        self.learn_head(conversation, &row.id, row.is_group, latest, count).members = members;
+        if self.learn_without_members(row, latest) {
+            let members = row.members.iter().map(|it| it.member).collect();
+            if let Some(head) = self.heads.get_mut(&row.conversation) {
+                head.members = members;
+            }
+        }
+    }
+
+    /// Takes a conversation, and the membership of one user. One that is gone is forgotten.
+    pub(super) fn learn_one(&mut self, row: &ConversationRow, latest: u64, user: Option<UserId>) {
+        if !self.learn_without_members(row, latest) {
+            return;
+        }
+        let (Some(user), Some(head)) = (user, self.heads.get_mut(&row.conversation)) else { return };
+        let at = head.members.binary_search_by_key(&user, |member| member.user);
+        match (at, row.member(user)) {
+            (Ok(at), Some(it)) => head.members[at] = it.member,
+            (Ok(at), None) => _ = head.members.remove(at),
+            (Err(at), Some(it)) => head.members.insert(at, it.member),
+            (Err(_), None) => {}
+        }
+    }
+
+    /// False: the conversation is gone.
+    fn learn_without_members(&mut self, row: &ConversationRow, latest: u64) -> bool {
+        let conversation = row.conversation;
+        if row.is_dissolved {
+            self.dissolve(&row.id, conversation);
+            return false;
+        }
+        self.ids.insert(row.id.clone(), conversation);
+        let head = self.learn_head(conversation, &row.id, row.is_group, latest, row.members.len());
+        head.settings.clone_from(&row.settings);
+        head.is_stale = false;
+        true
+    }
+
+    /// Nobody finds the conversation by its id any more. What is told of it last still names it.
+    fn dissolve(&mut self, id: &str, conversation: ConversationId) {
+        self.ids.remove(id);
+        if let Some(head) = self.heads.get_mut(&conversation) {
+            (head.count, head.is_stale) = (0, true);
+            head.members.clear();
+        }
     }
 
     /// Takes what a DELIVER says of its conversation.
     pub(super) fn learn_delivered(&mut self, deliver: &Deliver) {
-        let Deliver { conversation, id, is_group, seq, members, user, visible_from, .. } = deliver;
-        let head = self.learn_head(*conversation, id, *is_group, *seq, *members);
-        if let Err(at) = head.members.binary_search_by_key(user, |member| member.user) {
-            head.members.insert(at, Member::new(*user, Role::Member, *visible_from));
+        let Deliver { conversation, id, is_group, content, members, user, visible_from, .. } = deliver;
+        let latest = if let Content::Message(seq) = content { *seq } else { 0 };
+        let head = self.learn_head(*conversation, id, *is_group, latest, *members);
+        head.is_stale |= !matches!(content, Content::Message(_));
+        if deliver.passage == Passage::Enters {
+            self.ids.insert(id.clone(), *conversation);
+        }
+        let Some(head) = self.heads.get_mut(conversation) else { return };
+        match (head.members.binary_search_by_key(user, |member| member.user), deliver.passage) {
+            (Ok(at), Passage::Leaves) => _ = head.members.remove(at),
+            (Ok(at), Passage::Enters) => head.members[at] = Member::new(*user, Role::Member, *visible_from),
+            (Err(at), Passage::Enters | Passage::Stays) => {
+                head.members.insert(at, Member::new(*user, Role::Member, *visible_from));
+            }
+            (Ok(_), Passage::Stays) | (Err(_), Passage::Leaves) => {}
+        }
+    }
+
+    /// Takes what the answer to a question says of its conversation. One that is gone is forgotten.
+    pub(super) fn learn_head_row(&mut self, row: &HeadRow) {
+        let HeadRow { conversation, id, is_group, is_dissolved, members, latest } = row;
+        if *is_dissolved {
+            return self.dissolve(id, *conversation);
+        }
+        self.ids.insert(id.clone(), *conversation);
+        let head = self.learn_head(*conversation, id, *is_group, *latest, *members);
+        head.is_stale |= is_group;
+    }
+
+    /// Notes that a conversation has changed.
+    pub(super) fn touch(&mut self, conversation: ConversationId) {
+        if let Some(head) = self.heads.get_mut(&conversation) {
+            head.is_stale = true;
         }
     }
 
@@ -95,7 +170,16 @@ impl KnownFacts {
     ) -> &mut Head {
         let head = self.heads.entry(conversation).or_insert_with(|| {
             self.ids.insert(id.clone(), conversation);
-            Head { id: id.clone(), is_group, latest, count, members: Vec::new() }
+            let settings = GroupSettings::default();
+            Head {
+                id: id.clone(),
+                is_group,
+                latest,
+                count,
+                settings,
+                is_stale: is_group,
+                members: Vec::new(),
+            }
         });
         (head.latest, head.count) = (head.latest.max(latest), count);
         head

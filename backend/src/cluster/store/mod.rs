@@ -11,31 +11,39 @@
 //! Node 2 puts the message into bob's stream, tells its `Im` by [`crate::im::store::Completion::Arrived`], and confirms.
 //!
 //! The driver gives [`ClusterStore`] the time, replies of cells and messages of nodes by `handle_*`, lets its `Im` take
-//! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]: every write but
-//! messages and acks.
+//! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]: recalls, relations,
+//! invitations, profiles, settings of users, rules for logins, deletion of users, retention.
 
 mod batches;
 mod commit;
 mod facts;
+mod groups;
 mod known;
+mod listing;
 mod ops;
 mod ownership;
+mod questions;
 mod reads;
 mod slot;
 
 pub use ops::{Append, Wanted};
+pub use questions::{Answered, HeadRow, Question};
 
 use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, Life, RequestId, Transaction, slot_of};
 use super::lease::Lease;
 use super::owners::Preferences;
+use crate::config::ImConfig;
+use crate::im::store::rules::Rules;
 use crate::im::store::{Arrived, Completion, ConversationId, Refusal, Ticket, UserId};
 use batches::{Batches, Place};
 use bytes::Bytes;
+use commit::Outcomes;
 use known::KnownFacts;
 use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
 use moorline_proto::time::{Duration, Instant};
 use ops::{Asker, Build, Done, Op};
 use ownership::Pending;
+use questions::{Asking, Kind};
 use reads::{Reading, Reads};
 use slot::{OwnedSlot, QUEUE_MAX};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -62,6 +70,23 @@ impl Layout {
     }
 }
 
+/// Members of a group: each message writes one row for each member.
+pub const GROUP_MEMBERS_MAX: usize = 1000;
+
+/// Limits that an operator sets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) group_members: usize,
+    pub(super) rules: Rules,
+}
+
+impl Limits {
+    fn of(config: &ImConfig) -> Self {
+        let group_members = config.group_members_max.min(GROUP_MEMBERS_MAX);
+        Self { group_members, rules: Rules::new(config) }
+    }
+}
+
 /// One thing for the driver to do.
 #[derive(Debug)]
 pub enum Output {
@@ -78,9 +103,13 @@ pub enum PeerMessage {
     Append(u64, Append),
     /// Answers an [`Self::Append`].
     Appended(u64, Result<AppendedAt, Refusal>),
-    /// Brings a message to the owner of a receiver. Answered by [`Self::Delivered`].
+    /// Brings a message or event to the owner of a receiver. Answered by [`Self::Delivered`].
     Deliver(Deliver),
-    /// Confirms the messages of a conversation to a user, up to a seq.
+    /// Asks the owner of a conversation or user to write something else. Answered by [`Self::Answered`].
+    Ask(u64, Box<Question>),
+    /// Answers an [`Self::Ask`].
+    Answered(u64, Result<Answered, Refusal>),
+    /// Confirms the messages and events of a conversation to a user, up to an order.
     Delivered(ConversationId, UserId, u64),
     /// Slots that were given to the receiver.
     Given(Vec<(Slot, Owner)>),
@@ -136,6 +165,10 @@ pub struct ClusterStatus {
     pub transactions: u64,
     /// Messages in them.
     pub messages: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Questions that another node answered.
+    pub asked: u64,
 }
 
 /// A transaction whose result is to come.
@@ -166,6 +199,9 @@ pub struct ClusterStore {
     /// Time of the last input.
     now: Instant,
     last_id: u64,
+    /// Unix time of the last batch, in milliseconds.
+    now_ms: u64,
+    limits: Limits,
     lease: Lease,
     preferences: Preferences,
     /// Lives of nodes that have a lease.
@@ -186,6 +222,12 @@ pub struct ClusterStore {
     reads: Reads,
     /// SENDs at other nodes, with the time at which their wait ends.
     appends: BTreeMap<u64, (Place, Instant)>,
+    /// Questions at other nodes, with the time at which their wait ends.
+    questions: BTreeMap<u64, (Asker, Kind, Instant)>,
+    /// New users for which prefetches wait.
+    making: BTreeMap<u64, (Ticket, Arc<str>)>,
+    /// Those that are asked for again.
+    users_again: Vec<u64>,
     pending: HashMap<RequestId, Pending>,
     last_request: u64,
     /// Time at which confirmed outbox rows are removed. `None`: there are none.
@@ -205,6 +247,8 @@ impl ClusterStore {
             layout,
             now: Instant::ZERO,
             last_id,
+            now_ms: 0,
+            limits: Limits::of(&ImConfig::default()),
             lease: Lease::default(),
             preferences: Preferences::default(),
             living: Vec::new(),
@@ -220,6 +264,9 @@ impl ClusterStore {
             batches: Batches::default(),
             reads: Reads::default(),
             appends: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            making: BTreeMap::new(),
+            users_again: Vec::new(),
             pending: HashMap::new(),
             last_request: 0,
             clean_at: None,
@@ -228,6 +275,13 @@ impl ClusterStore {
             arrived: Arrived::default(),
             status: ClusterStatus::default(),
         }
+    }
+
+    /// Takes the limits of `config`; without it those of the defaults hold.
+    #[must_use]
+    pub fn with_limits(mut self, config: &ImConfig) -> Self {
+        self.limits = Limits::of(config);
+        self
     }
 
     /// Does what is due. Call it before each other input.
@@ -248,6 +302,7 @@ impl ClusterStore {
                 self.answer(Asker::Here(place), Err(Refusal::Moved), &[]);
             }
         }
+        Asking { store: self }.end_questions();
         self.work();
     }
 
@@ -265,13 +320,19 @@ impl ClusterStore {
                 self.push(slot, Op::Append(append, asker));
             }
             PeerMessage::Appended(request, result) => self.on_appended(request, result),
+            PeerMessage::Ask(request, question) => {
+                self.push(question.slot(), Op::Ask(question, Asker::Peer(from, request), None));
+            }
+            PeerMessage::Answered(request, result) => Asking { store: self }.on_answered(request, result),
             PeerMessage::Deliver(deliver) => {
                 let slot = slot_of(deliver.user.number());
                 if self.slots.contains_key(&slot) {
                     self.push(slot, Op::Deliver(deliver, from));
                 }
             }
-            PeerMessage::Delivered(conversation, user, seq) => self.on_delivered(conversation, user, seq),
+            PeerMessage::Delivered(conversation, user, order) => {
+                self.on_delivered(conversation, user, order);
+            }
             PeerMessage::Stopping => self.on_stopping(from),
             PeerMessage::Given(owners) => {
                 owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
@@ -362,7 +423,8 @@ impl ClusterStore {
         let chained = self.active.chained.iter().filter_map(|slot| self.slots.get(slot));
         let chains = chained.flat_map(|owned| owned.chains.values());
         let resend = chains.filter_map(super::chain::Chain::next_deadline).min();
-        let answer = self.appends.values().map(|(_, until)| *until).min();
+        let answer = self.appends.values().map(|(_, until)| *until);
+        let answer = answer.chain(self.questions.values().map(|(.., until)| *until)).min();
         let lease = self.lease.next_deadline(self.now);
         [resend, answer, self.clean_at].into_iter().flatten().fold(lease, Instant::min)
     }
@@ -390,6 +452,15 @@ impl ClusterStore {
     fn refuse(&mut self, op: &Op) {
         match op {
             Op::Append(_, asker) => self.answer(*asker, Err(Refusal::Moved), &[]),
+            Op::Ask(question, asker, _) => {
+                Asking { store: self }.answer_question(
+                    *asker,
+                    question.kind(),
+                    Err(Refusal::Moved),
+                    None,
+                    &[],
+                );
+            }
             Op::Login(ticket, ..) => self.done.push_back((*ticket, Completion::LoggedIn(None))),
             Op::Backlog(ticket, _) => self.done.push_back((*ticket, Completion::Backlog(<_>::default()))),
             Op::Deliver(..) | Op::Acked(..) | Op::Wake(_) => {}
@@ -401,7 +472,7 @@ impl ClusterStore {
         if !self.lease.is_held(self.now) {
             return;
         }
-        self.send_chains();
+        Outcomes { store: self }.send_chains();
         for cell in (0..self.layout.cells).map(CellId) {
             while !self.lanes.contains_key(&cell) && self.build(cell) {}
         }
@@ -417,13 +488,13 @@ impl ClusterStore {
         };
         let busy: Vec<Slot> = self.active.busy.iter().copied().filter(can_go).collect();
         let mut loads = Vec::new();
-        let mut build = Build::new(layout, self.me, &mut self.slots);
+        let mut build = Build::new(layout, self.me, self.limits, &mut self.slots);
         for slot in busy {
             while build.ops.len() < OPS_MAX
-                && let Some(op) = build.slots.get_mut(&slot).and_then(|owned| owned.queue.pop_front())
+                && let Some(mut op) = build.slots.get_mut(&slot).and_then(|owned| owned.queue.pop_front())
             {
                 let needs = build.needs(slot, &op);
-                if needs.is_empty() && build.execute(slot, &op) {
+                if needs.is_empty() && build.execute(slot, &mut op) {
                     build.ops.push((slot, op));
                     continue;
                 }
@@ -437,6 +508,7 @@ impl ClusterStore {
                 break;
             }
         }
+        build.finish();
         let Build { mut transaction, done, ops, ignored, .. } = build;
         self.status.ignored += ignored;
         for (slot, needs) in loads {
@@ -444,11 +516,11 @@ impl ClusterStore {
         }
         let is_due = self.clean_at.is_some_and(|at| at <= self.now);
         if is_due || !transaction.is_empty() {
-            self.add_confirmed(cell, &mut transaction);
+            Outcomes { store: self }.add_confirmed(cell, &mut transaction);
         }
         if transaction.is_empty() {
             let has_done = !ops.is_empty();
-            self.perform(&transaction, done, &<_>::default());
+            Outcomes { store: self }.perform(&transaction, done, &<_>::default());
             return has_done;
         }
         transaction.last_id = self.last_id;

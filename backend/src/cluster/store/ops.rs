@@ -4,22 +4,25 @@
 //! gets the next seq, and for bob the next position of bob's stream, or a place in the outbox. Nothing is numbered while a
 //! transaction of the same cell is under way, so numbers that were given are right as soon as that transaction is.
 
-use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot, User};
-use super::{Layout, batches::Place};
+use super::groups::Gone;
+use super::questions::{Answered, Kind, Question};
+use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot};
+use super::{Layout, Limits, batches::Place};
 use crate::cluster::cell::{
-    ArrivalRow, ConversationRow, CursorRow, Deliver, DeviceRow, Known, Load, Membership, MessageRow,
-    Transaction, number_in, slot_of,
+    ArrivalRow, Content, ConversationRow, CursorRow, Deliver, DeviceRow, Ends, Known, ListedRow, Load,
+    Membership, MessageRow, Passage, RecipientRow, Transaction, number_in, slot_of,
 };
-use crate::cluster::chain::{self, Arrival};
+use crate::cluster::chain::{self, Arrival, Chain};
 use crate::im::names::Names;
 use crate::im::store::{
-    Backlog, ConversationId, DeviceCursor, DeviceNumber, LoggedIn, Origin, Refusal, Ticket, UserId, seal,
+    Backlog, ConversationId, DeviceCursor, DeviceNumber, GroupSettings, LoggedIn, Member, Origin, Refusal,
+    Role, Ticket, UserId, rules, seal,
 };
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::slots::{NodeId, Slot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Conversation that a message is for.
@@ -60,13 +63,17 @@ pub struct Append {
     pub body: Bytes,
     /// The message may be stored already.
     pub is_repeat: bool,
+    /// Time of the sender's node, in Unix milliseconds.
+    pub now_ms: u64,
 }
 
-/// Place of an answer to an [`Append`].
+/// Place of an answer to an [`Append`] or a [`Question`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {
     /// A write of the [`crate::im::Im`] of this node.
     Here(Place),
+    /// A prefetch of this node, which waits for a new user; by a number of the asker's.
+    Facts(u64),
     /// A question of another node.
     Peer(NodeId, u64),
 }
@@ -75,6 +82,8 @@ pub(super) enum Asker {
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Append(Append, Asker),
+    /// With the order of its event in a transaction whose outcome is unknown.
+    Ask(Box<Question>, Asker, Option<u64>),
     /// Name, device and platform.
     Login(Ticket, Arc<str>, Arc<str>, u32),
     /// From this node.
@@ -93,11 +102,14 @@ pub(super) enum Done {
     /// A message that was stored before.
     Known(Asker, ConversationId, Result<Known, Refusal>),
     Refused(Asker, Refusal),
+    /// An event, by its place in the transaction, and the answer to its question.
+    Told(Asker, Kind, usize),
+    Answered(Asker, Kind, Result<Answered, Refusal>),
     LoggedIn(Ticket, LoggedIn),
     Backlog(Ticket, Backlog),
     /// A message in a stream, at this position.
     Arrived(Box<Deliver>, u64),
-    /// The sender's node may forget the messages of a conversation to a user, up to a seq.
+    /// The sender's node may forget what a conversation had for a user, up to an order.
     Confirm(NodeId, ConversationId, UserId, u64),
 }
 
@@ -111,13 +123,64 @@ pub(super) struct Build<'a> {
     pub(super) ops: Vec<(Slot, Op)>,
     /// DELIVERs that were not appended.
     pub(super) ignored: u64,
+    pub(super) limits: Limits,
     keys: HashSet<(UserId, MessageKey)>,
+    /// New conversations.
+    pub(super) opened: BTreeSet<ConversationId>,
+    /// Conversations whose settings, creator or end have changed.
+    pub(super) changed: BTreeSet<ConversationId>,
+    /// Members that have come, gone, or changed.
+    pub(super) touched: BTreeSet<(ConversationId, UserId)>,
+    /// Changes of lists of conversations.
+    pub(super) listed: BTreeMap<(UserId, ConversationId), (Arc<str>, Option<u64>)>,
 }
 
 impl<'a> Build<'a> {
-    pub(super) fn new(layout: Layout, node: NodeId, slots: &'a mut BTreeMap<Slot, OwnedSlot>) -> Self {
-        let (transaction, keys) = (Transaction::new(node), HashSet::new());
-        Self { layout, slots, transaction, done: Vec::new(), ops: Vec::new(), ignored: 0, keys }
+    pub(super) fn new(
+        layout: Layout,
+        node: NodeId,
+        limits: Limits,
+        slots: &'a mut BTreeMap<Slot, OwnedSlot>,
+    ) -> Self {
+        Self {
+            layout,
+            slots,
+            transaction: Transaction::new(node),
+            done: Vec::new(),
+            ops: Vec::new(),
+            ignored: 0,
+            limits,
+            keys: HashSet::new(),
+            opened: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            listed: BTreeMap::new(),
+        }
+    }
+
+    /// Adds what has changed in conversations and lists, as it is now.
+    pub(super) fn finish(&mut self) {
+        let slots = &*self.slots;
+        let place = |of: ConversationId| slots.get(&slot_of(of.number()))?.conversations.get(&of);
+        let transaction = &mut self.transaction;
+        let opened = self.opened.iter().filter_map(|of| Some(place(*of)?.row.clone()));
+        transaction.conversations.extend(opened);
+        let changed = self.changed.difference(&self.opened).filter_map(|of| {
+            let row = &place(*of)?.row;
+            Some(ConversationRow { members: Vec::new(), ..row.clone() })
+        });
+        transaction.groups.extend(changed);
+        for (of, user) in self.touched.iter().filter(|(of, _)| !self.opened.contains(of)) {
+            match place(*of).map(|place| place.row.member(*user)) {
+                Some(Some(member)) => transaction.members.push((*of, member.clone())),
+                Some(None) => transaction.parted.push((*of, *user)),
+                None => {}
+            }
+        }
+        let listed = std::mem::take(&mut self.listed).into_iter();
+        let listed =
+            listed.map(|((user, conversation), (id, since))| ListedRow { user, conversation, id, since });
+        transaction.listed.extend(listed);
     }
 
     /// Reads that an operation at the head of a slot's queue has to wait for.
@@ -125,6 +188,7 @@ impl<'a> Build<'a> {
         let Some(owned) = self.slots.get(&slot) else { return Vec::new() };
         match op {
             Op::Append(append, _) => self.needs_of_append(slot, owned, append),
+            Op::Ask(question, ..) => self.needs_of_question(slot, owned, question),
             Op::Login(_, uid, ..) => match owned.uids.get(uid) {
                 None => vec![Load::User(uid.clone())],
                 Some(_) => Vec::new(),
@@ -157,24 +221,29 @@ impl<'a> Build<'a> {
                     needs.push(Load::Key(key.0, key.1, key.2));
                 }
                 let row = owned.conversations.get(&conversation).map(|known| &known.row);
-                row.into_iter().flat_map(|row| &row.members).map(|member| member.user).collect()
+                row.into_iter().flat_map(|row| &row.members).map(|it| it.member.user).collect()
             }
             (Wanted::Pair(_, members), None) => members.iter().map(|(user, _)| *user).collect(),
             (Wanted::Number(_), None) => Vec::new(),
         };
-        let unknown = members.into_iter().filter(|user| {
-            let theirs = slot_of(user.number());
-            self.layout.cell(theirs) == self.layout.cell(slot)
-                && self.slots.get(&theirs).is_some_and(|it| {
-                    it.is_ready && !it.users.contains_key(user) && !it.absent.contains(&user.number())
-                })
-        });
-        needs.extend(unknown.map(Load::UserNumber));
+        needs.extend(self.needs_of_users(slot, &members));
         needs
     }
 
+    /// Users whose streams are here and in the same cell, and who are not in memory.
+    pub(super) fn needs_of_users(&self, slot: Slot, users: &[UserId]) -> Vec<Load> {
+        let unknown = users.iter().filter(|user| {
+            let theirs = slot_of(user.number());
+            self.layout.cell(theirs) == self.layout.cell(slot)
+                && self.slots.get(&theirs).is_some_and(|it| {
+                    it.is_ready && !it.users.contains_key(*user) && !it.absent.contains(&user.number())
+                })
+        });
+        unknown.map(|user| Load::UserNumber(*user)).collect()
+    }
+
     /// Executes an operation whose needs are in memory. False: it has to wait for this transaction.
-    pub(super) fn execute(&mut self, slot: Slot, op: &Op) -> bool {
+    pub(super) fn execute(&mut self, slot: Slot, op: &mut Op) -> bool {
         match op {
             Op::Append(append, asker) => {
                 if !self.keys.insert((append.origin.0, append.key)) {
@@ -184,6 +253,7 @@ impl<'a> Build<'a> {
                     self.done.push(Done::Refused(*asker, refusal));
                 }
             }
+            Op::Ask(question, asker, tried) => *tried = self.ask(slot, question, *asker, *tried),
             Op::Login(ticket, uid, device, platform) => self.log_in(slot, *ticket, uid, device, *platform),
             Op::Deliver(deliver, from) => self.deliver(slot, deliver, *from),
             Op::Acked(user, device, position) => {
@@ -215,7 +285,7 @@ impl<'a> Build<'a> {
             Wanted::Number(number) => *number,
             Wanted::Pair(id, members) => match owned.conversation(id) {
                 Some(known) => known,
-                None => open_pair(owned, slot, id, members, &mut self.transaction),
+                None => open_pair(owned, slot, id, members, &mut self.opened),
             },
         };
         if let Some(Some(known)) = owned.keys.remove(&(conversation, sender, append.key)) {
@@ -224,23 +294,21 @@ impl<'a> Build<'a> {
             return Ok(());
         }
         let place = owned.conversations.get_mut(&conversation).ok_or(Refusal::NotFound)?;
-        if !place.row.members.iter().any(|member| member.user == sender) {
-            return Err(Refusal::NotMember);
+        if place.row.is_dissolved {
+            return Err(Refusal::NotFound);
         }
-        let before = place.numbered;
-        place.numbered += 1;
-        let (seq, epoch) = (place.numbered, owned.epoch);
-        let members: Vec<_> = place.row.members.iter().map(|member| member.user).collect();
-        self.transaction.fence(slot, epoch);
-        let recipients = members.into_iter().map(|user| {
-            let position = self.try_direct(slot, user, conversation, before, seq);
-            (user, position)
-        });
-        let recipients = recipients.collect();
+        let member = place.row.member(sender).ok_or(Refusal::NotMember)?.member;
+        rules::judge_speaker(&member, place.row.settings.is_silent, append.now_ms)?;
+        place.given.seq += 1;
+        let seq = place.given.seq;
+        let (order, recipients) = self.fan_out(slot, conversation, &[], None);
+        // Who answers has read what was said before.
+        self.read(slot, conversation, sender, seq);
         self.done.push(Done::Stored(asker, self.transaction.messages.len()));
         self.transaction.messages.push(MessageRow {
             conversation,
             seq,
+            order,
             origin: append.origin,
             key: append.key,
             id: append.id,
@@ -252,14 +320,94 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Gives a message a position in the stream of a member, if the stream is here and has everything before it.
+    /// Sets the read mark of a member. False: it does not move.
+    pub(super) fn read(&mut self, slot: Slot, conversation: ConversationId, user: UserId, seq: u64) -> bool {
+        let owned = self.slots.get_mut(&slot);
+        let Some(place) = owned.and_then(|owned| owned.conversations.get_mut(&conversation)) else {
+            return false;
+        };
+        let seq = seq.min(place.given.seq);
+        let members = &mut place.row.members;
+        let Ok(at) = members.binary_search_by_key(&user, |it| it.member.user) else { return false };
+        let has_moved = members[at].member.read < seq;
+        if has_moved {
+            members[at].member.read = seq;
+            self.touched.insert((conversation, user));
+        }
+        has_moved
+    }
+
+    /// Gives the next order of a conversation to a message or event, for all members and those who are `gone`; `some`: for these
+    /// alone. Gives positions in the streams that are here and have everything before it.
+    pub(super) fn fan_out(
+        &mut self,
+        slot: Slot,
+        conversation: ConversationId,
+        gone: &[Gone],
+        some: Option<&[UserId]>,
+    ) -> (u64, Vec<RecipientRow>) {
+        let Some(owned) = self.slots.get_mut(&slot) else { return (0, Vec::new()) };
+        let Some(place) = owned.conversations.get_mut(&conversation) else { return (0, Vec::new()) };
+        self.transaction.fence(slot, owned.epoch);
+        place.given.order += 1;
+        let (order, before) = (place.given.order, place.given.all);
+        let entered = |user: &UserId| place.row.member(*user).map_or(1, |it| it.entered);
+        let mut users: Vec<(UserId, u64, bool)> = match some {
+            Some(users) => users.iter().map(|user| (*user, entered(user), true)).collect(),
+            None => place.row.members.iter().map(|it| (it.member.user, it.entered, true)).collect(),
+        };
+        if some.is_none() {
+            place.given.all = order;
+            users.extend(gone.iter().map(|(user, entered)| (*user, *entered, false)));
+        }
+        let id = place.row.id.clone();
+        let mut needed = Vec::with_capacity(users.len());
+        for (user, entered, is_member) in users {
+            let passage = match is_member {
+                false => Passage::Leaves,
+                true if entered == order => Passage::Enters,
+                true => Passage::Stays,
+            };
+            let waiting = owned.chains.get(&(user, conversation)).map_or(0, Chain::last);
+            let before = if before >= entered { before } else { 0 };
+            needed.push((RecipientRow { user, position: None, entered, passage }, before.max(waiting)));
+        }
+        let mut recipients = Vec::with_capacity(needed.len());
+        for (mut recipient, before) in needed {
+            recipient.position = self.try_direct(slot, recipient.user, conversation, before, order);
+            if let Some(position) = recipient.position {
+                self.list(recipient.user, conversation, &id, recipient.passage, position);
+            }
+            recipients.push(recipient);
+        }
+        (order, recipients)
+    }
+
+    /// Notes the effect of an entry on the list of its user.
+    fn list(
+        &mut self,
+        user: UserId,
+        conversation: ConversationId,
+        id: &Arc<str>,
+        passage: Passage,
+        position: u64,
+    ) {
+        let since = match passage {
+            Passage::Stays => return,
+            Passage::Enters => Some(position),
+            Passage::Leaves => None,
+        };
+        self.listed.insert((user, conversation), (id.clone(), since));
+    }
+
+    /// Gives a message or event a position in the stream of a user, if the stream is here and has everything before it.
     fn try_direct(
         &mut self,
         from: Slot,
         user: UserId,
         conversation: ConversationId,
         before: u64,
-        seq: u64,
+        order: u64,
     ) -> Option<u64> {
         let slot = slot_of(user.number());
         let owned = self.slots.get_mut(&slot).filter(|owned| owned.is_ready)?;
@@ -269,20 +417,12 @@ impl<'a> Build<'a> {
             return None;
         }
         self.transaction.fence(slot, owned.epoch);
-        Some(known.place(conversation, seq))
+        Some(known.place(conversation, order))
     }
 
     fn log_in(&mut self, slot: Slot, ticket: Ticket, uid: &Arc<str>, device: &Arc<str>, platform: u32) {
+        let user = self.user_of(slot, uid);
         let Some(owned) = self.slots.get_mut(&slot) else { return };
-        let user = owned.uids.get(uid).copied().flatten().unwrap_or_else(|| {
-            owned.users_count += 1;
-            let user = UserId::new(number_in(slot, owned.users_count));
-            owned.uids.insert(uid.clone(), Some(user));
-            owned.users.insert(user, User::new(uid.clone()));
-            self.transaction.users.push((user, uid.clone()));
-            self.transaction.fence(slot, owned.epoch);
-            user
-        });
         let Some(known) = owned.users.get_mut(&user) else { return };
         let (number, acked, is_new) = if let Some(device) = known.device(device) {
             (device.number, device.acked, false)
@@ -302,21 +442,27 @@ impl<'a> Build<'a> {
     }
 
     fn deliver(&mut self, slot: Slot, deliver: &Deliver, from: NodeId) {
-        let Deliver { user, conversation, seq, after, origin, .. } = *deliver;
+        let Deliver { user, conversation, order, after, content, passage, origin, .. } = *deliver;
         let Some(owned) = self.slots.get_mut(&slot) else { return };
         let Some(known) = owned.users.get_mut(&user) else { return };
-        match chain::judge(known.arrived(conversation), after, seq) {
+        match chain::judge(known.arrived(conversation), after, order) {
             Arrival::Next => {
-                let position = known.place(conversation, seq);
+                let position = known.place(conversation, order);
                 let origin = (origin.0 == user).then_some(origin.1);
-                let row = ArrivalRow { user, conversation, seq, position, origin };
+                let body = if content == Content::Own { deliver.body.clone() } else { Bytes::new() };
+                let row = ArrivalRow { user, conversation, order, content, position, origin, body };
                 self.transaction.arrivals.push(row);
                 self.transaction.fence(slot, owned.epoch);
+                let arrived = known.arrived(conversation);
+                self.list(user, conversation, &deliver.id, passage, position);
                 self.done.push(Done::Arrived(Box::new(deliver.clone()), position));
+                self.done.push(Done::Confirm(from, conversation, user, arrived));
             }
-            Arrival::Repeated | Arrival::TooEarly => self.ignored += 1,
+            Arrival::Repeated | Arrival::TooEarly => {
+                self.ignored += 1;
+                self.done.push(Done::Confirm(from, conversation, user, known.arrived(conversation)));
+            }
         }
-        self.done.push(Done::Confirm(from, conversation, user, known.arrived(conversation)));
     }
 }
 
@@ -326,18 +472,33 @@ fn open_pair(
     slot: Slot,
     id: &Arc<str>,
     members: &[(UserId, Arc<str>)],
-    transaction: &mut Transaction,
+    opened: &mut BTreeSet<ConversationId>,
 ) -> ConversationId {
     owned.conversations_count += 1;
     let conversation = ConversationId::new(number_in(slot, owned.conversations_count));
-    let member =
-        |(user, uid): &(UserId, Arc<str>)| Membership { user: *user, uid: uid.clone(), visible_from: 1 };
+    let member = |(user, uid): &(UserId, Arc<str>)| {
+        let member = Member::new(*user, Role::Member, 1);
+        Membership { member, uid: uid.clone(), entered: 1 }
+    };
     let mut members: Vec<_> = members.iter().map(member).collect();
-    members.sort_by_key(|member| member.user);
-    members.dedup_by_key(|member| member.user);
-    let row = ConversationRow { conversation, id: id.clone(), is_group: false, members };
-    transaction.conversations.push(row.clone());
-    owned.ids.insert(id.clone(), Some(conversation));
-    owned.conversations.insert(conversation, Conversation { row, numbered: 0, stored: 0 });
+    members.sort_by_key(|it| it.member.user);
+    members.dedup_by_key(|it| it.member.user);
+    let row = ConversationRow {
+        conversation,
+        id: id.clone(),
+        is_group: false,
+        creator: None,
+        settings: GroupSettings::default(),
+        is_dissolved: false,
+        members,
+    };
+    open(owned, row, opened);
     conversation
+}
+
+/// Brings a conversation into being.
+pub(super) fn open(owned: &mut OwnedSlot, row: ConversationRow, opened: &mut BTreeSet<ConversationId>) {
+    opened.insert(row.conversation);
+    owned.ids.insert(row.id.clone(), Some(row.conversation));
+    owned.conversations.insert(row.conversation, Conversation::new(row, Ends::default()));
 }

@@ -3,6 +3,7 @@
 //! Node 2 dies. Its lease ends after 5 s by the clock of the first cell; node 1 reads that with its next renewal, claims node
 //! 2's slots that rendezvous hashing gives to node 1, and reads each slot's head with the claim.
 
+use super::commit::Outcomes;
 use super::reads::{Reading, StreamRead};
 use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
 use crate::cluster::cell::{CellReply, CellRequest, CellResult, Life, Load, RequestId, SlotHead, slot_of};
@@ -28,6 +29,8 @@ pub(super) enum Pending {
     Stream(Box<StreamRead>, Load),
     Bodies(Ticket, Vec<Load>),
     Page(Box<super::reads::PageRead>, Load),
+    Listing(Ticket, Load),
+    Listed(Ticket, Vec<Load>),
 }
 
 impl ClusterStore {
@@ -69,8 +72,10 @@ impl ClusterStore {
             (Pending::Renew(_) | Pending::Owners, Err(_)) => {} // the next one follows
             (Pending::Claim(slots), result) => self.on_claimed(&slots, result),
             (Pending::HandOver(slots), result) => self.on_handed_over(&slots, result),
-            (Pending::Commit(cell), Ok(CellReply::Applied(applied))) => self.on_commit(cell, Some(&applied)),
-            (Pending::Commit(cell), Err(_)) => self.on_commit(cell, None),
+            (Pending::Commit(cell), Ok(CellReply::Applied(applied))) => {
+                Outcomes { store: self }.on_commit(cell, Some(&applied));
+            }
+            (Pending::Commit(cell), Err(_)) => Outcomes { store: self }.on_commit(cell, None),
             (pending, Ok(CellReply::Loaded(loaded))) => Reading { store: self }.on_loaded(pending, loaded),
             (pending, Err(_)) => Reading { store: self }.load_again(pending),
             (pending, reply) => unreachable!("the cell answered {pending:?} with {reply:?}"),

@@ -3,9 +3,11 @@
 //! bob's phone is behind: its next 64 entries are read from bob's cell, then their messages from the cells of their conversations,
 //! and then one completion has both. A read whose connection ended is asked for again.
 
+use super::listing::ListRead;
 use super::ownership::Pending;
+use super::questions::Asking;
 use super::{CellId, ClusterStore, Op};
-use crate::cluster::cell::{ArrivalRow, CellRequest, Load, Loaded, slot_of};
+use crate::cluster::cell::{CellRequest, Content, EVENTS_MAX, EntryRow, Load, Loaded, slot_of};
 use crate::im::store::{
     Completion, ConversationId, Entry, Need, Page, PageLimits, ReadSet, Recipient, Refusal, StreamPage,
     Ticket, UserId,
@@ -20,17 +22,36 @@ pub(super) struct Reads {
     /// Parts of prefetches that are missing.
     facts: HashMap<Ticket, usize>,
     streams: HashMap<Ticket, StreamRead>,
+    pub(super) listings: HashMap<Ticket, ListRead>,
+}
+
+/// Members that a read of a conversation has to bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Nobody,
+    One(UserId),
+    All,
+}
+
+impl Whose {
+    fn of(user: Option<UserId>) -> Self {
+        user.map_or(Self::Nobody, Self::One)
+    }
 }
 
 /// A read of a stream.
 #[derive(Debug)]
 pub(super) struct StreamRead {
     ticket: Ticket,
+    user: UserId,
     after: u64,
     end: u64,
+    limit: usize,
     into: Vec<(u64, Entry)>,
-    rows: Vec<ArrivalRow>,
-    bodies: HashMap<(ConversationId, u64), Bytes>,
+    rows: Vec<EntryRow>,
+    bodies: HashMap<(ConversationId, Content), Bytes>,
+    /// Number of the newest event of each conversation.
+    events: HashMap<ConversationId, u64>,
     /// Cells whose messages are missing.
     missing: usize,
 }
@@ -73,38 +94,82 @@ impl Reading<'_> {
 
     /// Plans the reads of a prefetch. True: all facts are known.
     pub(super) fn prefetch_facts(&mut self, ticket: Ticket, set: &ReadSet) -> bool {
-        let mut by_cell = BTreeMap::<CellId, Vec<Load>>::new();
+        let (mut by_cell, mut new) = (BTreeMap::<CellId, Vec<Load>>::new(), Vec::new());
         for need in &set.0 {
-            if let Some((slot, load)) = self.load_of(need) {
+            if let Need::NewUser(uid) = need {
+                if self.store.known.user(uid).is_none() {
+                    new.push(uid.as_str().into());
+                }
+            } else if let Some((slot, load)) = self.load_of(need) {
                 by_cell.entry(self.store.layout.cell(slot)).or_default().push(load);
             }
         }
-        if by_cell.is_empty() {
+        if by_cell.is_empty() && new.is_empty() {
             return true;
         }
-        self.store.reads.facts.insert(ticket, by_cell.len());
+        self.store.reads.facts.insert(ticket, by_cell.len() + new.len());
         for (cell, loads) in by_cell {
             self.store.ask(cell, CellRequest::Load(loads.clone()), Pending::Facts(ticket, loads));
         }
+        new.into_iter().for_each(|uid| Asking { store: self.store }.make_user(ticket, uid));
         false
     }
 
     /// The read that a need takes. `None`: it is known, or every user's is the same.
-    fn load_of(&self, need: &Need) -> Option<(Slot, Load)> {
+    fn load_of(&mut self, need: &Need) -> Option<(Slot, Load)> {
+        let known = &self.store.known;
         match need {
             Need::User(uid) | Need::NewUser(uid) | Need::Contact(uid, _) | Need::Presence(uid, _) => {
-                let is_known = self.store.known.user(uid).is_some();
+                let is_known = known.user(uid).is_some();
                 (!is_known).then(|| (Slot::of(uid), Load::Name(uid.as_str().into())))
             }
-            Need::Named(id, None) if self.store.known.conversation(id).is_some() => None,
-            Need::Named(id, _) | Need::NamedMembers(id) => {
-                Some((Slot::of(id), Load::Conversation(id.as_str().into())))
-            }
-            Need::Conversation(conversation, None) if self.store.known.head(*conversation).is_some() => None,
-            Need::Conversation(conversation, _) | Need::Members(conversation) => {
-                Some((slot_of(conversation.number()), Load::ConversationNumber(*conversation)))
-            }
+            Need::Named(id, user) => self.load_of_named(id, Whose::of(*user)),
+            Need::NamedMembers(id) => self.load_of_named(id, Whose::All),
+            Need::Conversation(conversation, user) => self.load_of_number(*conversation, Whose::of(*user)),
+            Need::Members(conversation) => self.load_of_number(*conversation, Whose::All),
             Need::Relation(..) | Need::Relations(_) | Need::Devices(_) | Need::Settings(_) => None,
+        }
+    }
+
+    /// Returns the read of a conversation. `None`: what it has to bring is known.
+    fn load_of_named(&mut self, id: &str, of: Whose) -> Option<(Slot, Load)> {
+        let slot = Slot::of(id);
+        let owned = self.store.slots.get(&slot).filter(|owned| owned.is_ready);
+        match owned.and_then(|owned| owned.ids.get(id).copied()) {
+            Some(Some(conversation)) => self.load_of_number(conversation, of),
+            Some(None) => None,
+            None => {
+                let head = self.store.known.conversation(id).and_then(|of| self.store.known.head(of));
+                let is_known = of == Whose::Nobody && head.is_some_and(|head| !head.is_stale);
+                (!is_known).then(|| (slot, Load::Conversation(id.into())))
+            }
+        }
+    }
+
+    fn load_of_number(&mut self, conversation: ConversationId, of: Whose) -> Option<(Slot, Load)> {
+        let slot = slot_of(conversation.number());
+        let ClusterStore { slots, known, .. } = &mut *self.store;
+        let owned = slots.get(&slot).filter(|owned| owned.is_ready);
+        if let Some(place) = owned.and_then(|owned| owned.conversations.get(&conversation)) {
+            // The memory of the owner is never older than the cell.
+            match of {
+                Whose::Nobody => known.learn_one(&place.row, place.stored.seq, None),
+                Whose::One(user) => known.learn_one(&place.row, place.stored.seq, Some(user)),
+                Whose::All => known.learn(&place.row, place.stored.seq),
+            }
+            return None;
+        }
+        let is_known = of == Whose::Nobody && known.head(conversation).is_some_and(|head| !head.is_stale);
+        (!is_known).then_some((slot, Load::ConversationNumber(conversation)))
+    }
+
+    /// Counts a part of a prefetch that is done.
+    pub(super) fn on_part(&mut self, ticket: Ticket) {
+        let missing = self.store.reads.facts.entry(ticket).or_default();
+        *missing = missing.saturating_sub(1);
+        if *missing == 0 {
+            self.store.reads.facts.remove(&ticket);
+            self.store.done.push_back((ticket, Completion::Prefetched));
         }
     }
 
@@ -125,8 +190,8 @@ impl Reading<'_> {
             return self.store.done.push_back((ticket, Completion::Stream(page)));
         };
         let load = Load::Stream(user, after, end, limit);
-        let (rows, bodies) = (Vec::new(), HashMap::new());
-        let read = StreamRead { ticket, after, end, into, rows, bodies, missing: 0 };
+        let (rows, bodies, events) = (Vec::new(), HashMap::new(), HashMap::new());
+        let read = StreamRead { ticket, user, after, end, limit, into, rows, bodies, events, missing: 0 };
         let pending = Pending::Stream(Box::new(read), load.clone());
         self.store.ask(self.store.layout.cell(slot), CellRequest::Load(vec![load]), pending);
     }
@@ -156,10 +221,12 @@ impl Reading<'_> {
     pub(super) fn load_again(&mut self, pending: Pending) {
         let (slot, loads) = match &pending {
             Pending::Ops(slot, _, loads) => (Some(*slot), loads.clone()),
-            Pending::Facts(_, loads) | Pending::Bodies(_, loads) => {
+            Pending::Facts(_, loads) | Pending::Bodies(_, loads) | Pending::Listed(_, loads) => {
                 (loads.first().and_then(slot_of_load), loads.clone())
             }
-            Pending::Stream(_, load) | Pending::Page(_, load) => (slot_of_load(load), vec![load.clone()]),
+            Pending::Stream(_, load) | Pending::Page(_, load) | Pending::Listing(_, load) => {
+                (slot_of_load(load), vec![load.clone()])
+            }
             pending => unreachable!("{pending:?} is not a read"),
         };
         if let Some(slot) = slot {
@@ -173,13 +240,10 @@ impl Reading<'_> {
             Pending::Ops(slot, versions, loads) => self.on_ops_loaded(slot, &versions, &loads, &loaded),
             Pending::Facts(ticket, _) => {
                 loaded.into_iter().for_each(|loaded| self.learn_facts(loaded));
-                let missing = self.store.reads.facts.entry(ticket).or_default();
-                *missing = missing.saturating_sub(1);
-                if *missing == 0 {
-                    self.store.reads.facts.remove(&ticket);
-                    self.store.done.push_back((ticket, Completion::Prefetched));
-                }
+                self.on_part(ticket);
             }
+            Pending::Listing(ticket, _) => self.on_listing(ticket, loaded),
+            Pending::Listed(ticket, _) => self.on_listed(ticket, loaded),
             Pending::Stream(read, _) => self.on_rows(*read, loaded),
             Pending::Bodies(ticket, _) => self.on_bodies(ticket, loaded),
             Pending::Page(read, _) => {
@@ -224,9 +288,9 @@ impl Reading<'_> {
     fn learn_facts(&mut self, loaded: Loaded) {
         match loaded {
             Loaded::Name(uid, Some(user)) => self.store.known.learn_user(user, &uid),
-            Loaded::Conversation(Some(state)) => self.store.known.learn(&state.0, state.1),
+            Loaded::Conversation(Some(state)) => self.store.known.learn(&state.0, state.1.seq),
             Loaded::Bodies(_, heads) => {
-                heads.iter().for_each(|(row, latest)| self.store.known.learn(row, *latest));
+                heads.iter().for_each(|(row, ends)| self.store.known.learn(row, ends.seq));
             }
             _ => {}
         }
@@ -234,10 +298,10 @@ impl Reading<'_> {
 
     fn on_rows(&mut self, mut read: StreamRead, loaded: Vec<Loaded>) {
         let Some(Loaded::Stream(rows)) = loaded.into_iter().next() else { return };
-        let mut by_cell = BTreeMap::<CellId, Vec<(ConversationId, u64)>>::new();
-        for row in &rows {
+        let mut by_cell = BTreeMap::<CellId, Vec<(ConversationId, Content)>>::new();
+        for row in rows.iter().filter(|row| row.content != Content::Own) {
             let cell = self.store.layout.cell(slot_of(row.conversation.number()));
-            by_cell.entry(cell).or_default().push((row.conversation, row.seq));
+            by_cell.entry(cell).or_default().push((row.conversation, row.content));
         }
         (read.rows, read.missing) = (rows, by_cell.len());
         if by_cell.is_empty() {
@@ -254,9 +318,10 @@ impl Reading<'_> {
     fn on_bodies(&mut self, ticket: Ticket, loaded: Vec<Loaded>) {
         let Some(mut read) = self.store.reads.streams.remove(&ticket) else { return };
         for loaded in loaded {
-            if let Loaded::Bodies(bodies, _) = &loaded {
+            if let Loaded::Bodies(bodies, heads) = &loaded {
                 let bodies = bodies.iter();
-                read.bodies.extend(bodies.map(|(of, seq, body)| ((*of, *seq), body.clone())));
+                read.bodies.extend(bodies.map(|(of, content, body)| ((*of, *content), body.clone())));
+                read.events.extend(heads.iter().map(|(row, ends)| (row.conversation, ends.events)));
             }
             self.learn_facts(loaded);
         }
@@ -268,17 +333,44 @@ impl Reading<'_> {
         }
     }
 
-    fn finish(&mut self, read: StreamRead) {
-        let StreamRead { ticket, after, end, into: mut entries, rows, bodies, .. } = read;
-        let mut is_readable = true;
-        for ArrivalRow { conversation, seq, position, origin, .. } in rows {
-            let Some(body) = bodies.get(&(conversation, seq)).cloned() else {
-                is_readable = false;
-                break;
+    fn finish(&mut self, mut read: StreamRead) {
+        let (mut is_readable, mut last) = (true, None);
+        for EntryRow { position, conversation, content, origin, body } in std::mem::take(&mut read.rows) {
+            let found = read.bodies.get(&(conversation, content)).cloned();
+            let entry = match (content, found) {
+                (Content::Own, _) => Entry::Event { body, origin },
+                (Content::Message(seq), Some(body)) => Entry::Message { conversation, seq, body, origin },
+                (Content::Message(_), None) => {
+                    is_readable = false;
+                    break;
+                }
+                (Content::Event(_), Some(body)) => Entry::Event { body, origin },
+                (Content::Event(number), None) => {
+                    last = Some(position);
+                    let newest = read.events.get(&conversation).copied().unwrap_or(0);
+                    if number + EVENTS_MAX > newest {
+                        continue; // a later one says everything that it said
+                    }
+                    Entry::EventsDropped
+                }
             };
-            entries.push((position, Entry::Message { conversation, seq, body, origin }));
+            last = Some(position);
+            match read.into.last_mut() {
+                // One word is enough for all of them.
+                Some((at, Entry::EventsDropped)) if entry == Entry::EventsDropped => *at = position,
+                _ => read.into.push((position, entry)),
+            }
         }
-        let page = StreamPage { entries, after, end, is_readable };
+        let StreamRead { ticket, after, end, .. } = read;
+        if let Some(last) = last.filter(|last| read.into.is_empty() && is_readable && *last < end) {
+            // Everything so far was out of date: the stream goes on behind it.
+            let user = read.user;
+            let load = Load::Stream(user, last, end, read.limit);
+            let pending = Pending::Stream(Box::new(read), load.clone());
+            let cell = self.store.layout.cell(slot_of(user.number()));
+            return self.store.ask(cell, CellRequest::Load(vec![load]), pending);
+        }
+        let page = StreamPage { entries: read.into, after, end, is_readable };
         self.store.done.push_back((ticket, Completion::Stream(page)));
     }
 }
@@ -318,8 +410,11 @@ impl PageRead {
 fn slot_of_load(load: &Load) -> Option<Slot> {
     match load {
         Load::Name(name) | Load::User(name) | Load::Conversation(name) => Some(Slot::of(name)),
-        Load::UserNumber(user) | Load::Stream(user, ..) => Some(slot_of(user.number())),
+        Load::UserNumber(user) | Load::Stream(user, ..) | Load::Listing(user, ..) => {
+            Some(slot_of(user.number()))
+        }
         Load::ConversationNumber(of) | Load::Key(of, ..) | Load::Page(of, ..) => Some(slot_of(of.number())),
+        Load::Listed(_, conversations) => conversations.first().map(|of| slot_of(of.number())),
         Load::Bodies(messages) => messages.first().map(|(of, _)| slot_of(of.number())),
     }
 }

@@ -5,7 +5,8 @@
 
 use super::ops::Op;
 use crate::cluster::cell::{
-    ConfirmedRow, ConversationRow, Deliver, DeviceRow, Known, Load, Loaded, SlotHead, UserState,
+    ConfirmedRow, ConversationRow, Deliver, DeviceRow, Ends, Known, Load, Loaded, Membership, SlotHead,
+    UserState,
 };
 use crate::cluster::chain::{Chain, Link};
 use crate::im::store::{ConversationId, DeviceNumber, UserId};
@@ -23,10 +24,25 @@ pub(super) const OUTBOX_MAX: usize = 65_536;
 #[derive(Debug)]
 pub(super) struct Conversation {
     pub(super) row: ConversationRow,
-    /// Last seq that was given.
-    pub(super) numbered: u64,
-    /// Last seq that is durable.
-    pub(super) stored: u64,
+    /// Ends that were given.
+    pub(super) given: Ends,
+    /// Ends that are durable.
+    pub(super) stored: Ends,
+}
+
+impl Conversation {
+    pub(super) const fn new(row: ConversationRow, ends: Ends) -> Self {
+        Self { row, given: ends, stored: ends }
+    }
+
+    /// Sets a member, new or known.
+    pub(super) fn set_member(&mut self, membership: Membership) {
+        let members = &mut self.row.members;
+        match members.binary_search_by_key(&membership.member.user, |it| it.member.user) {
+            Ok(at) => members[at] = membership,
+            Err(at) => members.insert(at, membership),
+        }
+    }
 }
 
 /// A user.
@@ -38,7 +54,7 @@ pub(super) struct User {
     pub(super) end: u64,
     /// Position of the last entry that is durable.
     pub(super) durable_end: u64,
-    /// Last seq of each conversation that was put into the stream.
+    /// Last order of each conversation that was put into the stream.
     pub(super) arrived: HashMap<ConversationId, u64>,
 }
 
@@ -69,15 +85,15 @@ impl User {
         Some((position, trimmed))
     }
 
-    /// Seq of the conversation up to which everything has arrived.
+    /// Order of the conversation up to which everything has arrived.
     pub(super) fn arrived(&self, conversation: ConversationId) -> u64 {
         self.arrived.get(&conversation).copied().unwrap_or(0)
     }
 
-    /// Gives the next position of the stream to a message.
-    pub(super) fn place(&mut self, conversation: ConversationId, seq: u64) -> u64 {
+    /// Gives the next position of the stream to a message or event.
+    pub(super) fn place(&mut self, conversation: ConversationId, order: u64) -> u64 {
         self.end += 1;
-        self.arrived.insert(conversation, seq);
+        self.arrived.insert(conversation, order);
         self.end
     }
 }
@@ -137,19 +153,19 @@ impl OwnedSlot {
     pub(super) fn put_outbox(&mut self, deliver: Deliver) {
         let chain = self.chains.entry((deliver.user, deliver.conversation)).or_default();
         self.outbox += 1;
-        chain.push(Link { seq: deliver.seq, after: deliver.after, message: deliver });
+        chain.push(Link { seq: deliver.order, after: deliver.after, message: deliver });
     }
 
     /// Takes the confirmation of a member's owner.
-    pub(super) fn confirm(&mut self, user: UserId, conversation: ConversationId, seq: u64) {
+    pub(super) fn confirm(&mut self, user: UserId, conversation: ConversationId, order: u64) {
         let Some(chain) = self.chains.get_mut(&(user, conversation)) else { return };
-        let count = chain.confirm(seq);
+        let count = chain.confirm(order);
         if chain.is_empty() {
             self.chains.remove(&(user, conversation));
         }
         self.outbox -= count;
         if count > 0 {
-            self.confirmed.push(ConfirmedRow { conversation, user, seq });
+            self.confirmed.push(ConfirmedRow { conversation, user, order });
         }
     }
 
@@ -182,13 +198,11 @@ impl OwnedSlot {
             }
             (Load::UserNumber(number), Loaded::User(None)) => _ = self.absent.insert(number.number()),
             (_, Loaded::Conversation(Some(state))) => {
-                let (row, latest) = &**state;
+                let (row, ends) = &**state;
                 self.ids.entry(row.id.clone()).or_insert(Some(row.conversation));
-                self.conversations.entry(row.conversation).or_insert_with(|| Conversation {
-                    row: row.clone(),
-                    numbered: *latest,
-                    stored: *latest,
-                });
+                self.conversations
+                    .entry(row.conversation)
+                    .or_insert_with(|| Conversation::new(row.clone(), *ends));
             }
             (Load::User(uid), Loaded::User(None)) => _ = self.uids.entry(uid.clone()).or_insert(None),
             (_, Loaded::User(Some(state))) => {

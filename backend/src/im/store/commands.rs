@@ -359,7 +359,7 @@ pub enum GroupChange {
 
 impl GroupChange {
     /// True if the change sets the settings, and nothing else.
-    pub(super) fn is_settings(&self) -> bool {
+    pub(crate) fn is_settings(&self) -> bool {
         let Self::Edit(GroupEdit { add, remove, role, silence, settings }) = self else { return false };
         let others = add.is_empty() && remove.is_empty() && role.is_none() && silence.is_none();
         others && settings.is_some()

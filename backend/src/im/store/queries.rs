@@ -213,7 +213,7 @@ pub enum Completion {
 /// Entries that came into streams by themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrived {
-    /// New messages.
+    /// New messages and events.
     pub messages: Vec<ArrivedMessage>,
     /// The inboxes of all messages.
     pub recipients: Vec<Recipient>,
@@ -228,12 +228,12 @@ impl Arrived {
     }
 }
 
-/// A message that another asker has stored.
+/// A message or event that another asker has stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArrivedMessage {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// Author of the message, with the device.
+    /// Conversation of a message. `None`: an event.
+    pub conversation: Option<ConversationId>,
+    /// Author, with the device.
     pub origin: Origin,
     /// Recipients of each are a range of [`Arrived::recipients`].
     pub delivery: Delivery,

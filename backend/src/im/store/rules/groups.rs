@@ -51,7 +51,7 @@ pub trait Limits {
 pub struct Effects {
     /// New members.
     pub added: Vec<Member>,
-    /// Members who are none any more.
+    /// Members who have gone, or were removed.
     pub removed: Vec<UserId>,
     /// Members with another role or silence.
     pub changed: Vec<Member>,

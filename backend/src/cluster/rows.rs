@@ -1,0 +1,339 @@
+//! Rows of a cell: what a [`Transaction`] writes, and what passes from conversations to streams.
+//!
+//! bob adds carol to `group:tea`: one [`EventRow`] with the next order of the group, a [`Membership`] of carol, and for each
+//! member a [`RecipientRow`]. Members whose slots are elsewhere get a [`Deliver`].
+
+use crate::im::store::{ConversationId, DeviceNumber, GroupSettings, Member, Origin, UserId};
+use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
+use moorline_proto::slots::{NodeId, Slot};
+use std::sync::Arc;
+
+/// A message or event on its way to a member whose slot another node owns, or owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deliver {
+    /// The member.
+    pub user: UserId,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// True for a group.
+    pub is_group: bool,
+    /// Number of members.
+    pub members: usize,
+    /// First seq of the member's membership.
+    pub visible_from: u64,
+    /// Order of the message or event in the conversation.
+    pub order: u64,
+    /// Order before it that the member was sent; 0: there was none.
+    pub after: u64,
+    /// The message or event.
+    pub content: Content,
+    /// Effect on the member.
+    pub passage: Passage,
+    /// Author of the message or event, with the device.
+    pub origin: Origin,
+    /// The encoded push. Empty: an event that is not kept any more.
+    pub body: Bytes,
+}
+
+/// Content of an entry of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Content {
+    /// Message with this seq of the conversation.
+    Message(u64),
+    /// Event with this number in the log of the conversation; see [`EVENTS_MAX`].
+    Event(u64),
+    /// Event that the entry holds itself.
+    Own,
+}
+
+/// Effect of a message or event on a receiver's membership.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passage {
+    /// The user stays a member, or stays outside.
+    #[default]
+    Stays,
+    /// The membership begins.
+    Enters,
+    /// The membership has ended.
+    Leaves,
+}
+
+/// Events of one conversation that are kept. A device that is further behind is told to ask for everything again.
+pub const EVENTS_MAX: u64 = 64;
+
+/// Ends of a conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Newest seq; 0: there is no message.
+    pub seq: u64,
+    /// Newest order: all messages and events count.
+    pub order: u64,
+    /// Newest order that all members of then were sent.
+    pub all: u64,
+    /// Number of the newest event in the log; 0: there was none.
+    pub events: u64,
+}
+
+/// Writes that become durable together, as far as their slots are still the node's.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The node.
+    pub node: NodeId,
+    /// The last message id that the node gave out.
+    pub last_id: u64,
+    /// Slots of all rows, with the epochs at which the node owns them.
+    pub fences: Vec<(Slot, u64)>,
+    /// New users.
+    pub users: Vec<(UserId, Arc<str>)>,
+    /// New devices.
+    pub devices: Vec<(UserId, DeviceRow)>,
+    /// New conversations.
+    pub conversations: Vec<ConversationRow>,
+    /// New messages, by rising seq of each conversation.
+    pub messages: Vec<MessageRow>,
+    /// New events, by rising order of each conversation.
+    pub events: Vec<EventRow>,
+    /// Conversations whose settings, creator or end have changed; members do not count.
+    pub groups: Vec<ConversationRow>,
+    /// New and changed members of conversations that are not new.
+    pub members: Vec<(ConversationId, Membership)>,
+    /// Users who have left, or were removed.
+    pub parted: Vec<(ConversationId, UserId)>,
+    /// Messages and events of other nodes' conversations that go into streams.
+    pub arrivals: Vec<ArrivalRow>,
+    /// Changes of users' lists of conversations, each once.
+    pub listed: Vec<ListedRow>,
+    /// Acks of devices.
+    pub cursors: Vec<CursorRow>,
+    /// Outbox rows that are not needed any more.
+    pub confirmed: Vec<ConfirmedRow>,
+}
+
+impl Transaction {
+    /// An empty one.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            last_id: 0,
+            fences: Vec::new(),
+            users: Vec::new(),
+            devices: Vec::new(),
+            conversations: Vec::new(),
+            messages: Vec::new(),
+            events: Vec::new(),
+            groups: Vec::new(),
+            members: Vec::new(),
+            parted: Vec::new(),
+            listed: Vec::new(),
+            arrivals: Vec::new(),
+            cursors: Vec::new(),
+            confirmed: Vec::new(),
+        }
+    }
+
+    /// True if nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+            && self.devices.is_empty()
+            && self.messages.is_empty()
+            && self.events.is_empty()
+            && self.groups.is_empty()
+            && self.members.is_empty()
+            && self.parted.is_empty()
+            && self.arrivals.is_empty()
+            && self.cursors.is_empty()
+            && self.confirmed.is_empty()
+    }
+
+    /// Adds the fence of a slot, once.
+    pub fn fence(&mut self, slot: Slot, epoch: u64) {
+        if !self.fences.iter().any(|(known, _)| *known == slot) {
+            self.fences.push((slot, epoch));
+        }
+    }
+}
+
+/// A device of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// Number of the device.
+    pub number: DeviceNumber,
+    /// Name of the device.
+    pub name: Arc<str>,
+    /// Platform as the client names it.
+    pub platform: u32,
+    /// Position of the stream up to which the device has everything.
+    pub acked: u64,
+}
+
+/// A conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// True for a group.
+    pub is_group: bool,
+    /// Creator of a group. `None`: a conversation of two.
+    pub creator: Option<UserId>,
+    /// Settings of a group.
+    pub settings: GroupSettings,
+    /// True once the group is gone; the next group of this name has the same number.
+    pub is_dissolved: bool,
+    /// Members, in the order of their numbers.
+    pub members: Vec<Membership>,
+}
+
+impl ConversationRow {
+    /// Returns the membership of a user.
+    pub fn member(&self, user: UserId) -> Option<&Membership> {
+        let index = self.members.binary_search_by_key(&user, |it| it.member.user).ok()?;
+        self.members.get(index)
+    }
+}
+
+/// A membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The user's part in the conversation.
+    pub member: Member,
+    /// Name of the user.
+    pub uid: Arc<str>,
+    /// Order from which on the member is sent everything.
+    pub entered: u64,
+}
+
+/// A message with its key. One whose key is there already is not written, nor is anything for its recipients.
+#[derive(Clone, Debug)]
+pub struct MessageRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Seq of the message.
+    pub seq: u64,
+    /// Order of the message in the conversation.
+    pub order: u64,
+    /// Author of the message, with the device.
+    pub origin: Origin,
+    /// The client's name for it.
+    pub key: MessageKey,
+    /// The message id.
+    pub id: u64,
+    /// Time that clients are told, in Unix milliseconds.
+    pub time_ms: u64,
+    /// Digest of the content.
+    pub digest: u64,
+    /// The encoded push.
+    pub body: Bytes,
+    /// Members who get it.
+    pub recipients: Vec<RecipientRow>,
+}
+
+/// A receiver of a message or event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecipientRow {
+    /// The user.
+    pub user: UserId,
+    /// Position in the stream that the message gets directly. `None`, and also if the user's slot is not the node's any more: it
+    /// goes into the outbox.
+    pub position: Option<u64>,
+    /// Order from which on the user is sent everything.
+    pub entered: u64,
+    /// Effect on the user's membership.
+    pub passage: Passage,
+}
+
+/// An event of a conversation.
+#[derive(Clone, Debug)]
+pub struct EventRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Order of the event in the conversation.
+    pub order: u64,
+    /// Number in the log. `None`: it is told to few, whose entries hold it themselves.
+    pub number: Option<u64>,
+    /// The event says nothing but the settings: it takes the place of the one before.
+    pub is_settings: bool,
+    /// All members get it.
+    pub is_for_all: bool,
+    /// Author of the event, with the device.
+    pub origin: Origin,
+    /// The encoded push.
+    pub body: Bytes,
+    /// Users who get it.
+    pub recipients: Vec<RecipientRow>,
+}
+
+/// A delivered message or event in a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrivalRow {
+    /// The user.
+    pub user: UserId,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Order in the conversation.
+    pub order: u64,
+    /// The message or event.
+    pub content: Content,
+    /// Position in the stream.
+    pub position: u64,
+    /// The user's own device that wrote it. `None`: another user did.
+    pub origin: Option<DeviceNumber>,
+    /// Body of [`Content::Own`]; else empty.
+    pub body: Bytes,
+}
+
+/// An entry of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryRow {
+    /// Position in the stream.
+    pub position: u64,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The message or event.
+    pub content: Content,
+    /// The user's own device that wrote it. `None`: another user did.
+    pub origin: Option<DeviceNumber>,
+    /// Body of [`Content::Own`]; else empty.
+    pub body: Bytes,
+}
+
+/// A conversation in a user's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRow {
+    /// The user.
+    pub user: UserId,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// Position in the user's stream at which the membership began. `None`: it has ended.
+    pub since: Option<u64>,
+}
+
+/// An ack of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorRow {
+    /// The user.
+    pub user: UserId,
+    /// The device.
+    pub device: DeviceNumber,
+    /// Position up to which the device has everything.
+    pub acked: u64,
+    /// Position up to which every device of the user has everything.
+    pub trimmed: u64,
+}
+
+/// Outbox rows of a member up to an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmedRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The member.
+    pub user: UserId,
+    /// Up to here.
+    pub order: u64,
+}

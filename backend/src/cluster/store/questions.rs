@@ -1,0 +1,284 @@
+//! Questions to the owner of a conversation or user: every write but messages and acks.
+//!
+//! alice (slot of node 1) adds bob to a group of node 3: node 1 asks node 3, which judges, commits the change with its event, and
+//! answers. Without an answer in [`PEER_WAIT`] alice is answered RETRY; asked again, the change changes nothing.
+
+use super::{Asker, ClusterStore, Op, Output, PEER_WAIT, PeerMessage, Place};
+use crate::cluster::cell::slot_of;
+use crate::im::store::rules::Wish;
+use crate::im::store::{
+    ConversationId, Delivery, GroupChange, Origin, Outcome, Recipient, Refusal, Ticket, UserId, Write,
+};
+use bytes::Bytes;
+use moorline_proto::slots::Slot;
+use std::sync::Arc;
+
+/// Questions that wait for other nodes; further ones are answered RETRY.
+const QUESTIONS_MAX: usize = 4096;
+
+/// A write at the owner of a conversation or user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Makes a group.
+    CreateGroup {
+        /// Id of the group.
+        id: Arc<str>,
+        /// Creator, with the device.
+        by: Origin,
+        /// Other members and the creator, with their names.
+        members: Vec<(UserId, Arc<str>)>,
+        /// Event for all members.
+        event: Bytes,
+    },
+    /// Changes a group.
+    ChangeGroup {
+        /// A group.
+        conversation: ConversationId,
+        /// By whom, on which device.
+        by: Origin,
+        /// The change.
+        change: GroupChange,
+        /// Names of users who may become members.
+        users: Vec<(UserId, Arc<str>)>,
+        /// Event for all members.
+        event: Bytes,
+    },
+    /// Ends a group.
+    Dissolve {
+        /// A group.
+        conversation: ConversationId,
+        /// By whom, on which device.
+        by: Origin,
+        /// Event for all members.
+        event: Bytes,
+    },
+    /// Sets a read mark.
+    Read {
+        /// The conversation.
+        conversation: ConversationId,
+        /// User, with the device.
+        by: Origin,
+        /// Up to here.
+        seq: u64,
+        /// Event for the user's devices, and one to one for the other user.
+        event: Bytes,
+    },
+    /// Hides the conversation from a member.
+    Clear {
+        /// The conversation.
+        conversation: ConversationId,
+        /// User, with the device.
+        by: Origin,
+        /// Up to here.
+        to: u64,
+        /// Event for the user's devices.
+        event: Bytes,
+    },
+    /// Makes a user known.
+    MakeUser {
+        /// Name of the user.
+        uid: Arc<str>,
+    },
+}
+
+/// The answer to a [`Question`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// A conversation. True: it has changed.
+    Conversation(HeadRow, bool),
+    /// A user.
+    User(UserId, Arc<str>),
+}
+
+/// A conversation without its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Id of the conversation.
+    pub id: Arc<str>,
+    /// True for a group.
+    pub is_group: bool,
+    /// True once the group is gone.
+    pub is_dissolved: bool,
+    /// Number of members.
+    pub members: usize,
+    /// Newest seq.
+    pub latest: u64,
+}
+
+/// Kind of outcome that a write has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Created,
+    Done,
+}
+
+impl Question {
+    /// Returns the slot of the conversation or user.
+    pub fn slot(&self) -> Slot {
+        match self {
+            Self::CreateGroup { id: name, .. } | Self::MakeUser { uid: name } => Slot::of(name),
+            Self::ChangeGroup { conversation, .. }
+            | Self::Dissolve { conversation, .. }
+            | Self::Read { conversation, .. }
+            | Self::Clear { conversation, .. } => slot_of(conversation.number()),
+        }
+    }
+
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::CreateGroup { .. } => Kind::Created,
+            _ => Kind::Done,
+        }
+    }
+}
+
+/// The questions of a node.
+pub(super) struct Asking<'a> {
+    pub(super) store: &'a mut ClusterStore,
+}
+
+impl Asking<'_> {
+    /// Puts a question on its way to its owner.
+    pub(super) fn question(&mut self, asker: Asker, question: Question) {
+        let slot = question.slot();
+        match self.store.table.owner(slot).node {
+            Some(node) if node != self.store.me && !self.store.slots.contains_key(&slot) => {
+                if self.store.questions.len() >= QUESTIONS_MAX {
+                    return self.answer_question(asker, question.kind(), Err(Refusal::Moved), None, &[]);
+                }
+                self.store.last_request += 1;
+                let request = self.store.last_request;
+                self.store.questions.insert(request, (asker, question.kind(), self.store.now + PEER_WAIT));
+                self.store.out.push_back(Output::Peer(node, PeerMessage::Ask(request, Box::new(question))));
+            }
+            _ => self.store.push(slot, Op::Ask(Box::new(question), asker, None)),
+        }
+    }
+
+    /// Answers questions whose wait has ended, and makes users again that could not be made.
+    pub(super) fn end_questions(&mut self) {
+        let now = self.store.now;
+        let due =
+            self.store.questions.iter().filter(|(_, (.., until))| *until <= now).map(|(request, _)| *request);
+        for request in due.collect::<Vec<_>>() {
+            self.on_answered(request, Err(Refusal::Moved));
+        }
+        for making in std::mem::take(&mut self.store.users_again) {
+            if let Some((_, uid)) = self.store.making.get(&making) {
+                self.question(Asker::Facts(making), Question::MakeUser { uid: uid.clone() });
+            }
+        }
+    }
+
+    /// Makes a user known for a prefetch.
+    pub(super) fn make_user(&mut self, ticket: Ticket, uid: Arc<str>) {
+        self.store.last_request += 1;
+        let making = self.store.last_request;
+        self.store.making.insert(making, (ticket, uid.clone()));
+        self.question(Asker::Facts(making), Question::MakeUser { uid });
+    }
+
+    /// Takes the answer of another node.
+    pub(super) fn on_answered(&mut self, request: u64, result: Result<Answered, Refusal>) {
+        let Some((asker, kind, _)) = self.store.questions.remove(&request) else { return };
+        self.store.status.asked += u64::from(result.is_ok());
+        self.answer_question(asker, kind, result, None, &[]);
+    }
+
+    /// Answers a question. `told` is its event, which `recipients` have in their streams on this node.
+    pub(super) fn answer_question(
+        &mut self,
+        asker: Asker,
+        kind: Kind,
+        result: Result<Answered, Refusal>,
+        told: Option<(Bytes, Origin)>,
+        recipients: &[Recipient],
+    ) {
+        self.store.status.moved += u64::from(result == Err(Refusal::Moved));
+        match &result {
+            Ok(Answered::Conversation(head, _)) => self.store.known.learn_head_row(head),
+            Ok(Answered::User(user, uid)) => self.store.known.learn_user(*user, uid),
+            Err(_) => {}
+        }
+        match asker {
+            Asker::Here(place) => {
+                let done = result.map(|answered| match answered {
+                    Answered::Conversation(head, true) => {
+                        let recipients = self.store.batches.add(place.ticket, recipients);
+                        let body = told.map(|(body, _)| body).unwrap_or_default();
+                        let delivery = Delivery { body, recipients, is_read_fanout: false };
+                        (head.conversation, Some(delivery))
+                    }
+                    Answered::Conversation(head, false) => (head.conversation, None),
+                    Answered::User(..) => (ConversationId::MAX, None),
+                });
+                let outcome = match kind {
+                    Kind::Created => Outcome::Created(done),
+                    Kind::Done => Outcome::Done(done.map(|(_, delivery)| delivery)),
+                };
+                self.store.batches.set(place, outcome);
+            }
+            Asker::Facts(making) if result.is_ok() => {
+                if let Some((ticket, _)) = self.store.making.remove(&making) {
+                    super::reads::Reading { store: self.store }.on_part(ticket);
+                }
+            }
+            // The slot moves: the user is asked for again with the next time.
+            Asker::Facts(making) => self.store.users_again.push(making),
+            Asker::Peer(node, request) => {
+                if let Some((body, origin)) = told {
+                    self.store.tell(None, origin, body, recipients);
+                }
+                self.store.out.push_back(Output::Peer(node, PeerMessage::Answered(request, result)));
+            }
+        }
+    }
+
+    /// Takes a write that is a question to an owner.
+    pub(super) fn write_question(&mut self, place: Place, write: Write) {
+        let kind = if matches!(write, Write::CreateGroup { .. }) { Kind::Created } else { Kind::Done };
+        match self.question_of(write) {
+            Ok(question) => self.question(Asker::Here(place), question),
+            Err(refusal) => self.answer_question(Asker::Here(place), kind, Err(refusal), None, &[]),
+        }
+    }
+
+    fn question_of(&self, write: Write) -> Result<Question, Refusal> {
+        Ok(match write {
+            Write::CreateGroup { name, creator, members, event } => {
+                let members: Vec<_> = members.into_iter().chain([creator.0]).collect();
+                self.judge_add(creator, &members)?;
+                let (id, members) = (format!("group:{name}").into(), self.named(&members));
+                Question::CreateGroup { id, by: creator, members, event }
+            }
+            Write::ChangeGroup { conversation, by, change, event } => {
+                let users = match &change {
+                    GroupChange::Join => self.named(&[by.0]),
+                    GroupChange::Leave => Vec::new(),
+                    GroupChange::Edit(edit) => {
+                        self.judge_add(by, &edit.add)?;
+                        self.named(&edit.add)
+                    }
+                };
+                Question::ChangeGroup { conversation, by, change, users, event }
+            }
+            Write::Dissolve { conversation, by, event } => Question::Dissolve { conversation, by, event },
+            Write::Read { conversation, by, seq, event } => Question::Read { conversation, by, seq, event },
+            Write::Clear { conversation, by, to, event } => Question::Clear { conversation, by, to, event },
+            _ => return Err(Refusal::Denied),
+        })
+    }
+
+    /// Judges whether a user may make others members of a group. Relations belong to users, so the owner of the group does not.
+    fn judge_add(&self, by: Origin, users: &[UserId]) -> Result<(), Refusal> {
+        let rules = self.store.limits.rules;
+        users.iter().try_for_each(|user| rules.judge_users(self.store, by, *user, Wish::Add))
+    }
+
+    /// Users with their names, as far as those are known.
+    fn named(&self, users: &[UserId]) -> Vec<(UserId, Arc<str>)> {
+        users.iter().filter_map(|user| Some((*user, self.store.known.uid(*user)?.clone()))).collect()
+    }
+}

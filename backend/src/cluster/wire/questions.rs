@@ -1,0 +1,226 @@
+//! Questions to owners, and their answers, as bytes.
+
+use super::{conversation_of, number_of, origin_of, refusal_of, user_of};
+use crate::cluster::store::{Answered, HeadRow, Question};
+use crate::im::store::{GroupChange, GroupEdit, GroupSettings, Origin, Refusal, Role, UserId};
+use bytes::Bytes;
+use moorline_proto::message::im;
+use std::sync::Arc;
+
+/// Kinds of questions.
+const CREATE_GROUP: u32 = 1;
+const JOIN: u32 = 2;
+const LEAVE: u32 = 3;
+const EDIT: u32 = 4;
+const DISSOLVE: u32 = 5;
+const READ: u32 = 6;
+const CLEAR: u32 = 7;
+const MAKE_USER: u32 = 8;
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AskBody {
+    #[prost(fixed64, tag = "1")]
+    pub(super) request: u64,
+    #[prost(uint32, tag = "2")]
+    kind: u32,
+    #[prost(uint64, tag = "3")]
+    conversation: u64,
+    /// Id of a new group, or name of a new user.
+    #[prost(string, tag = "4")]
+    name: String,
+    #[prost(uint64, tag = "5")]
+    by: u64,
+    #[prost(uint32, tag = "6")]
+    device: u32,
+    #[prost(bytes = "bytes", tag = "7")]
+    event: Bytes,
+    #[prost(uint64, repeated, tag = "8")]
+    users: Vec<u64>,
+    #[prost(string, repeated, tag = "9")]
+    uids: Vec<String>,
+    /// Seq of a read mark, or of a deletion for oneself.
+    #[prost(uint64, tag = "10")]
+    seq: u64,
+    #[prost(message, tag = "11")]
+    edit: Option<EditBody>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EditBody {
+    #[prost(uint64, repeated, tag = "1")]
+    add: Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    remove: Vec<u64>,
+    /// 0: no role is set.
+    #[prost(uint64, tag = "3")]
+    role_of: u64,
+    #[prost(int32, tag = "4")]
+    role: i32,
+    /// 0: no silence is set.
+    #[prost(uint64, tag = "5")]
+    silence_of: u64,
+    #[prost(uint64, tag = "6")]
+    until_ms: u64,
+    #[prost(message, tag = "7")]
+    settings: Option<im::GroupSettings>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AnsweredBody {
+    #[prost(fixed64, tag = "1")]
+    pub(super) request: u64,
+    /// 0: it was done.
+    #[prost(uint32, tag = "2")]
+    refusal: u32,
+    /// 0: the answer names a user.
+    #[prost(uint64, tag = "3")]
+    conversation: u64,
+    /// Id of the conversation, or name of the user.
+    #[prost(string, tag = "4")]
+    name: String,
+    #[prost(bool, tag = "5")]
+    is_group: bool,
+    #[prost(bool, tag = "6")]
+    is_dissolved: bool,
+    #[prost(uint64, tag = "7")]
+    members: u64,
+    #[prost(uint64, tag = "8")]
+    latest: u64,
+    #[prost(bool, tag = "9")]
+    has_changed: bool,
+    #[prost(uint64, tag = "10")]
+    user: u64,
+}
+
+fn of_users(users: &[UserId]) -> Vec<u64> {
+    users.iter().map(|user| user.number()).collect()
+}
+
+fn users_of(users: Vec<u64>) -> Option<Vec<UserId>> {
+    users.into_iter().map(user_of).collect()
+}
+
+fn with_names(body: AskBody, named: &[(UserId, Arc<str>)]) -> AskBody {
+    let users = named.iter().map(|(user, _)| user.number()).collect();
+    let uids = named.iter().map(|(_, uid)| uid.to_string()).collect();
+    AskBody { users, uids, ..body }
+}
+
+fn of_edit(edit: GroupEdit) -> EditBody {
+    let GroupEdit { add, remove, role, silence, settings } = edit;
+    EditBody {
+        add: of_users(&add),
+        remove: of_users(&remove),
+        role_of: role.map_or(0, |(user, _)| user.number()),
+        role: role.map_or(0, |(_, role)| role.into()),
+        silence_of: silence.map_or(0, |(user, _)| user.number()),
+        until_ms: silence.map_or(0, |(_, until)| until),
+        settings: settings.map(Into::into),
+    }
+}
+
+fn edit_of(body: EditBody) -> Option<GroupEdit> {
+    let EditBody { add, remove, role_of, role, silence_of, until_ms, settings } = body;
+    let role = match role_of {
+        0 => None,
+        user => Some((user_of(user)?, Role::try_from(role).ok()?)),
+    };
+    let silence = match silence_of {
+        0 => None,
+        user => Some((user_of(user)?, until_ms)),
+    };
+    let settings = settings.map(GroupSettings::from);
+    Some(GroupEdit { add: users_of(add)?, remove: users_of(remove)?, role, silence, settings })
+}
+
+/// Writes a question.
+pub(super) fn of_question(request: u64, question: Question) -> AskBody {
+    let of = |kind: u32, by: Origin, event: Bytes| {
+        let (by, device) = (by.0.number(), by.1.0);
+        AskBody { request, kind, by, device, event, ..AskBody::default() }
+    };
+    match question {
+        Question::CreateGroup { id, by, members, event } => {
+            let body = AskBody { name: id.to_string(), ..of(CREATE_GROUP, by, event) };
+            with_names(body, &members)
+        }
+        Question::ChangeGroup { conversation, by, change, users, event } => {
+            let (kind, edit) = match change {
+                GroupChange::Join => (JOIN, None),
+                GroupChange::Leave => (LEAVE, None),
+                GroupChange::Edit(edit) => (EDIT, Some(of_edit(edit))),
+            };
+            let body = AskBody { conversation: conversation.number(), edit, ..of(kind, by, event) };
+            with_names(body, &users)
+        }
+        Question::Dissolve { conversation, by, event } => {
+            AskBody { conversation: conversation.number(), ..of(DISSOLVE, by, event) }
+        }
+        Question::Read { conversation, by, seq, event } => {
+            AskBody { conversation: conversation.number(), seq, ..of(READ, by, event) }
+        }
+        Question::Clear { conversation, by, to, event } => {
+            AskBody { conversation: conversation.number(), seq: to, ..of(CLEAR, by, event) }
+        }
+        Question::MakeUser { uid } => {
+            AskBody { request, kind: MAKE_USER, name: uid.to_string(), ..AskBody::default() }
+        }
+    }
+}
+
+/// Reads a question. `None`: this version cannot read it.
+pub(super) fn question_of(body: AskBody) -> Option<Question> {
+    let AskBody { kind, conversation, name, by, device, event, users, uids, seq, edit, .. } = body;
+    if kind == MAKE_USER {
+        return (!name.is_empty()).then(|| Question::MakeUser { uid: name.into() });
+    }
+    if users.len() != uids.len() {
+        return None;
+    }
+    let named = users.into_iter().zip(uids).map(|(user, uid)| Some((user_of(user)?, uid.into())));
+    let named: Vec<(UserId, Arc<str>)> = named.collect::<Option<_>>()?;
+    let by = origin_of(by, device)?;
+    if kind == CREATE_GROUP {
+        let is_named = !name.is_empty();
+        return is_named.then(|| Question::CreateGroup { id: name.into(), by, members: named, event });
+    }
+    let conversation = conversation_of(conversation)?;
+    let change = match kind {
+        JOIN => GroupChange::Join,
+        LEAVE => GroupChange::Leave,
+        EDIT => GroupChange::Edit(edit_of(edit?)?),
+        DISSOLVE => return Some(Question::Dissolve { conversation, by, event }),
+        READ => return Some(Question::Read { conversation, by, seq, event }),
+        CLEAR => return Some(Question::Clear { conversation, by, to: seq, event }),
+        _ => return None,
+    };
+    Some(Question::ChangeGroup { conversation, by, change, users: named, event })
+}
+
+/// Writes an answer.
+pub(super) fn of_answer(request: u64, result: Result<Answered, Refusal>) -> AnsweredBody {
+    let body = AnsweredBody { request, ..AnsweredBody::default() };
+    match result {
+        Ok(Answered::Conversation(head, has_changed)) => {
+            let HeadRow { conversation, id, is_group, is_dissolved, members, latest } = head;
+            let (conversation, name, members) = (conversation.number(), id.to_string(), members as u64);
+            AnsweredBody { conversation, name, is_group, is_dissolved, members, latest, has_changed, ..body }
+        }
+        Ok(Answered::User(user, uid)) => AnsweredBody { user: user.number(), name: uid.to_string(), ..body },
+        Err(refusal) => AnsweredBody { refusal: number_of(refusal), ..body },
+    }
+}
+
+/// Reads an answer. `None`: this version cannot read it.
+pub(super) fn answer_of(body: AnsweredBody) -> Option<Result<Answered, Refusal>> {
+    let AnsweredBody { refusal, conversation, name, is_group, is_dissolved, members, latest, .. } = body;
+    if refusal != 0 {
+        return Some(Err(refusal_of(refusal)));
+    }
+    if conversation == 0 {
+        return Some(Ok(Answered::User(user_of(body.user)?, name.into())));
+    }
+    let (conversation, members) = (conversation_of(conversation)?, usize::try_from(members).ok()?);
+    let head = HeadRow { conversation, id: name.into(), is_group, is_dissolved, members, latest };
+    Some(Ok(Answered::Conversation(head, body.has_changed)))
+}

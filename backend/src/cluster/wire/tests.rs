@@ -1,0 +1,171 @@
+//! Each message survives the wire.
+
+use super::*;
+use crate::cluster::store::{Answered, HeadRow, Question};
+use crate::im::store::{GroupChange, GroupEdit, GroupSettings, Role};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+fn name() -> impl Strategy<Value = u64> {
+    1_u64..1 << 48
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    (name(), any::<u32>()).prop_map(|(user, device)| (UserId::new(user), DeviceNumber(device)))
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+fn append() -> impl Strategy<Value = Append> {
+    let pair = proptest::collection::vec((name(), "[a-z]{1,9}"), 1..=2).prop_map(|members| {
+        let members =
+            members.into_iter().map(|(user, uid)| (UserId::new(user), uid.as_str().into())).collect();
+        Wanted::Pair("c2c:a:b".into(), members)
+    });
+    let wanted = prop_oneof![name().prop_map(|it| Wanted::Number(ConversationId::new(it))), pair];
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    (wanted, origin(), any::<[u8; 16]>(), numbers, bytes(), any::<bool>()).prop_map(
+        |(wanted, origin, key, (id, time_ms, digest, now_ms), body, is_repeat)| {
+            let key = MessageKey(key);
+            Append { wanted, origin, key, id, time_ms, digest, body, is_repeat, now_ms }
+        },
+    )
+}
+
+fn users() -> impl Strategy<Value = Vec<UserId>> {
+    proptest::collection::vec(name().prop_map(UserId::new), 0..4)
+}
+
+fn change() -> impl Strategy<Value = GroupChange> {
+    let role = prop_oneof![Just(Role::Member), Just(Role::Admin), Just(Role::Owner)];
+    let settings =
+        ("[a-z]{0,5}", "[a-z]{0,5}", any::<bool>(), any::<bool>()).prop_map(|(title, notice, by, is)| {
+            GroupSettings { title, notice, by_invitation: by, is_silent: is }
+        });
+    let role = proptest::option::of((name().prop_map(UserId::new), role));
+    let silence = proptest::option::of((name().prop_map(UserId::new), any::<u64>()));
+    let edit = (users(), users(), role, silence, proptest::option::of(settings)).prop_map(
+        |(add, remove, role, silence, settings)| GroupEdit { add, remove, role, silence, settings },
+    );
+    prop_oneof![Just(GroupChange::Join), Just(GroupChange::Leave), edit.prop_map(GroupChange::Edit)]
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let of = || (name().prop_map(ConversationId::new), origin(), any::<u64>(), bytes());
+    let named = || proptest::collection::vec((name(), "[a-z]{1,9}"), 0..4);
+    let to_users = |named: Vec<(u64, String)>| -> Vec<(UserId, Arc<str>)> {
+        named.into_iter().map(|(user, uid)| (UserId::new(user), uid.into())).collect()
+    };
+    prop_oneof![
+        ("[a-z:]{1,9}", origin(), named(), bytes()).prop_map(move |(id, by, members, event)| {
+            Question::CreateGroup { id: id.into(), by, members: to_users(members), event }
+        }),
+        (of(), change(), named()).prop_map(move |((conversation, by, _, event), change, users)| {
+            Question::ChangeGroup { conversation, by, change, users: to_users(users), event }
+        }),
+        of().prop_map(|(conversation, by, _, event)| Question::Dissolve { conversation, by, event }),
+        of().prop_map(|(conversation, by, seq, event)| Question::Read { conversation, by, seq, event }),
+        of().prop_map(|(conversation, by, to, event)| Question::Clear { conversation, by, to, event }),
+        "[a-z]{1,9}".prop_map(|uid| Question::MakeUser { uid: uid.into() }),
+    ]
+}
+
+fn answer() -> impl Strategy<Value = Result<Answered, Refusal>> {
+    let numbers = any::<(bool, bool, u16, u64, bool)>();
+    let head = (name(), "[a-z:]{1,20}", numbers).prop_map(|(conversation, id, numbers)| {
+        let (is_group, is_dissolved, members, latest, has_changed) = numbers;
+        let (conversation, id, members) = (ConversationId::new(conversation), id.into(), members.into());
+        let head = HeadRow { conversation, id, is_group, is_dissolved, members, latest };
+        Ok(Answered::Conversation(head, has_changed))
+    });
+    let user =
+        (name(), "[a-z]{1,9}").prop_map(|(user, uid)| Ok(Answered::User(UserId::new(user), uid.into())));
+    prop_oneof![head, user, (0..REFUSALS.len()).prop_map(|at| Err(REFUSALS[at]))]
+}
+
+fn message() -> impl Strategy<Value = PeerMessage> {
+    let known = any::<(u64, u64, u64, u64)>().prop_map(|(seq, id, time_ms, digest)| Known {
+        seq,
+        id,
+        time_ms,
+        digest,
+    });
+    let at = (name(), "[a-z:]{1,20}", any::<bool>(), 0_usize..100, known, any::<bool>()).prop_map(
+        |(conversation, id, is_group, members, known, is_repeat)| AppendedAt {
+            conversation: ConversationId::new(conversation),
+            id: id.into(),
+            is_group,
+            members,
+            known,
+            is_repeat,
+        },
+    );
+    let refusal = (0..REFUSALS.len()).prop_map(|at| REFUSALS[at]);
+    let content = prop_oneof![
+        (1_u64..).prop_map(Content::Message),
+        (1_u64..).prop_map(Content::Event),
+        Just(Content::Own)
+    ];
+    let passage = prop_oneof![Just(Passage::Stays), Just(Passage::Enters), Just(Passage::Leaves)];
+    let numbers = any::<(bool, u16, u64, u64, u64)>();
+    let deliver = (name(), name(), "[a-z:]{1,20}", numbers, (content, passage), origin(), bytes()).prop_map(
+        |(user, conversation, id, numbers, (content, passage), origin, body)| {
+            let (is_group, members, visible_from, order, after) = numbers;
+            let (user, conversation) = (UserId::new(user), ConversationId::new(conversation));
+            let (id, members) = (id.into(), members.into());
+            Deliver {
+                user,
+                conversation,
+                id,
+                is_group,
+                members,
+                visible_from,
+                order,
+                after,
+                content,
+                passage,
+                origin,
+                body,
+            }
+        },
+    );
+    let owner =
+        (0_u64..1024, proptest::option::of(any::<u16>()), any::<u64>()).prop_map(|(slot, node, epoch)| {
+            (Slot::from_number(slot).expect("small"), Owner { node: node.map(NodeId), epoch })
+        });
+    let result = prop_oneof![at.prop_map(Ok), refusal.prop_map(Err)];
+    prop_oneof![
+        (any::<u64>(), append()).prop_map(|(request, append)| PeerMessage::Append(request, append)),
+        (any::<u64>(), result).prop_map(|(request, result)| PeerMessage::Appended(request, result)),
+        deliver.prop_map(PeerMessage::Deliver),
+        (name(), name(), any::<u64>()).prop_map(|(conversation, user, seq)| {
+            PeerMessage::Delivered(ConversationId::new(conversation), UserId::new(user), seq)
+        }),
+        proptest::collection::vec(owner, 0..5).prop_map(PeerMessage::Given),
+        Just(PeerMessage::Stopping),
+        (any::<u64>(), question())
+            .prop_map(|(request, question)| PeerMessage::Ask(request, Box::new(question))),
+        (any::<u64>(), answer()).prop_map(|(request, answer)| PeerMessage::Answered(request, answer)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_message_survives_the_wire(message in message()) {
+        let read = decode(encode(message.clone()));
+        prop_assert_eq!(format!("{:?}", read), format!("{:?}", Some(message)));
+    }
+
+    #[test]
+    fn whatever_bytes_come_are_read_or_dropped(bytes in bytes()) {
+        _ = decode(bytes);
+    }
+}
+
+#[test]
+fn a_refusal_of_a_later_version_is_a_retry() {
+    assert_eq!((refusal_of(99), refusal_of(0)), (Refusal::Moved, Refusal::NotMember));
+    assert_eq!(number_of(Refusal::Moved), 17);
+}

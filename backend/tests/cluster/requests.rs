@@ -1,0 +1,271 @@
+//! Requests of clients: they make and change groups, read, delete and list. One of each device is under way at a time; one without
+//! an answer is asked again, as the client library does.
+
+use crate::gateway::{Gateway, ToNode};
+use crate::world::{CHAOS_MS, GROUP, World};
+use bytes::Bytes;
+use moorline_backend::im::store::{ConversationId, UserId};
+use moorline_proto::message::client::{Code, Push, Req, Resp};
+use moorline_proto::message::{decode, encode, im};
+use moorline_proto::random::Random;
+use prost::Message;
+use std::collections::{BTreeSet, VecDeque};
+
+/// A group that clients make, and make again when it has ended.
+pub(crate) const MADE: &str = "group:made";
+/// Requests of each device.
+const REQUESTS: u64 = 8;
+/// Time after which a request without an answer is asked again, in milliseconds.
+const ANSWER_MS: u64 = 2500;
+
+/// Requests of a device.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    /// Time in milliseconds, method, payload.
+    waiting: VecDeque<(u64, &'static str, Bytes)>,
+    flight: Option<Flight>,
+    /// Events that were pushed, by message id, once each.
+    pub(crate) events: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    method: &'static str,
+    payload: Bytes,
+    correlation: u64,
+    /// Time at which it is sent again.
+    again_ms: u64,
+    tries: u32,
+}
+
+impl Requests {
+    pub(crate) fn new(random: &mut Random, user: usize, device: usize) -> Self {
+        let mut waiting = Vec::new();
+        for _ in 0..REQUESTS {
+            let at = 500 + random.below(CHAOS_MS - 1000);
+            let (method, payload) = request(random, user);
+            waiting.push((at, method, payload));
+        }
+        if device == 0 && user < 2 {
+            let members = (0..3).map(|user| format!("user{user}")).collect();
+            let create = im::GroupCreateRequest { group: "made".into(), members };
+            waiting.push((600, "im.group.create", encode(&create)));
+        }
+        waiting.sort_by_key(|(at, ..)| *at);
+        Self { waiting: waiting.into(), ..Self::default() }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.flight.is_none()
+    }
+
+    /// Sends the request under way again at once.
+    pub(crate) fn repeat(&mut self, now_ms: u64) {
+        if let Some(flight) = &mut self.flight {
+            flight.again_ms = now_ms;
+        }
+    }
+}
+
+fn request(random: &mut Random, user: usize) -> (&'static str, Bytes) {
+    let conversation = if random.one_in(2) { GROUP } else { MADE }.to_owned();
+    let other = || format!("user{}", random.below(6));
+    let mut random_user = other;
+    let (first, second) = (random_user(), random_user());
+    let change = im::GroupChangeRequest { conversation: conversation.clone(), ..Default::default() };
+    match random.below(12) {
+        0 | 1 => ("im.group.join", encode(&im::GroupRequest { conversation, after: String::new() })),
+        2 => ("im.group.leave", encode(&im::GroupRequest { conversation, after: String::new() })),
+        3 => {
+            let change = im::GroupChangeRequest { add: vec![first], remove: vec![second], ..change };
+            ("im.group.change", encode(&change))
+        }
+        4 => ("im.group.change", encode(&im::GroupChangeRequest { add: vec![first, second], ..change })),
+        5 => ("im.group.change", encode(&im::GroupChangeRequest { remove: vec![first], ..change })),
+        6 => {
+            let (title, is_silent) = (format!("title {}", random.below(99)), random.one_in(8));
+            let settings = Some(im::GroupSettings { title, is_silent, ..Default::default() });
+            ("im.group.change", encode(&im::GroupChangeRequest { settings, ..change }))
+        }
+        7 => {
+            let role = if random.one_in(2) { im::Role::Admin } else { im::Role::Owner };
+            let change = im::GroupChangeRequest { user: first, role: role.into(), ..change };
+            ("im.group.change", encode(&change))
+        }
+        8 => {
+            let mut pair = [format!("user{user}"), first];
+            pair.sort();
+            let conversation =
+                if random.one_in(3) { conversation } else { format!("c2c:{}:{}", pair[0], pair[1]) };
+            ("im.read", encode(&im::ReadRequest { conversation, seq: 1 + random.below(9) }))
+        }
+        9 => ("im.conversation.delete", encode(&im::ConversationDeleteRequest { conversation, to: 0 })),
+        10 if random.one_in(3) => {
+            let dissolve = im::GroupRequest { conversation: MADE.into(), after: String::new() };
+            ("im.group.dissolve", encode(&dissolve))
+        }
+        10 => {
+            let create = im::GroupCreateRequest { group: "made".into(), members: vec![first, second] };
+            ("im.group.create", encode(&create))
+        }
+        _ => ("im.conversations", encode(&im::ConversationsRequest::default())),
+    }
+}
+
+impl World {
+    /// Asks what is due.
+    pub(crate) fn request_due(&mut self, device: usize) {
+        let now_ms = self.now_ms;
+        let it = &mut self.gateway.devices[device];
+        let Some((node, session)) = it.session() else { return };
+        let requests = &mut it.requests;
+        if requests.flight.is_none()
+            && requests.waiting.front().is_some_and(|(at, ..)| *at <= now_ms)
+            && let Some((_, method, payload)) = requests.waiting.pop_front()
+        {
+            requests.flight = Some(Flight { method, payload, correlation: 0, again_ms: now_ms, tries: 0 });
+        }
+        if requests.flight.as_ref().is_none_or(|flight| flight.again_ms > now_ms) {
+            return;
+        }
+        let correlation = self.gateway.next_correlation(device);
+        let it = &mut self.gateway.devices[device];
+        let Some(flight) = it.requests.flight.as_mut() else { return };
+        (flight.correlation, flight.again_ms) = (correlation, now_ms + ANSWER_MS);
+        flight.tries += 1;
+        let is_dup = flight.tries > 1;
+        let req = Req { id: 1, method: flight.method.into(), payload: flight.payload.clone() };
+        self.coverage.requests += u64::from(!is_dup);
+        self.tell_node(node, ToNode::Req(device, session, correlation, is_dup, req));
+    }
+
+    pub(crate) fn on_request_answer(&mut self, device: usize, correlation: u64, code: Code, resp: &Resp) {
+        let (now_ms, wait_ms) = (self.now_ms, 50 + self.random.below(200));
+        let flight = &mut self.gateway.devices[device].requests.flight;
+        let Some(current) = flight.as_mut().filter(|flight| flight.correlation == correlation) else {
+            return;
+        };
+        match code {
+            Code::Ok => {
+                let method = current.method;
+                let is_empty = resp.payload.is_empty();
+                *flight = None;
+                match method {
+                    "im.group.create" => self.coverage.created += 1,
+                    "im.group.join" => self.coverage.joined += 1,
+                    "im.group.leave" => self.coverage.left += 1,
+                    "im.group.change" => self.coverage.changed += 1,
+                    "im.group.dissolve" => self.coverage.dissolved += 1,
+                    "im.read" => self.coverage.read += 1,
+                    "im.conversation.delete" => self.coverage.cleared += 1,
+                    _ => self.coverage.lists += u64::from(!is_empty),
+                }
+            }
+            Code::Retry => {
+                self.coverage.requests_put_off += 1;
+                current.again_ms = now_ms + wait_ms;
+            }
+            Code::NotFound | Code::NotMember | Code::Denied | Code::Conflict => {
+                self.coverage.requests_refused += 1;
+                *flight = None;
+            }
+            code => panic!("{}: {code:?} {}", current.method, resp.reason),
+        }
+    }
+
+    /// Takes an event that was pushed. False: the push is a message.
+    pub(crate) fn on_event(&mut self, device: usize, push: &Push) -> bool {
+        if push.happened.is_empty() {
+            return false;
+        }
+        let happened: im::Happened = decode(&push.happened).expect("an event");
+        if matches!(happened.what, Some(im::happened::What::ReadCounts(_))) {
+            return true; // nobody keeps it
+        }
+        self.coverage.event_pushes += 1;
+        let is_new = self.gateway.devices[device].requests.events.insert(push.message_id);
+        self.coverage.repeated_event_pushes += u64::from(!is_new);
+        true
+    }
+
+    /// Returns an event that a device does not have.
+    pub(crate) fn missing_event(&self) -> Option<String> {
+        for device in &self.gateway.devices {
+            let Some((user, number)) = self.cells.device(&device.uid, &device.name) else { continue };
+            for table in self.cells.conversations.values() {
+                // The newest settings say what those before said.
+                let of = table.row.conversation;
+                let told =
+                    table.told.iter().filter(|(_, told)| told.users.contains(&user) && !told.is_settings);
+                let owed =
+                    told.filter(|(order, _)| self.cells.is_owed(&device.uid, &device.name, of, **order));
+                for (_, told) in owed.filter(|(_, told)| told.origin != (user, number)) {
+                    let Some(body) = &told.event else { continue };
+                    let push = Push::decode(body.clone()).expect("a Push");
+                    if !device.requests.events.contains(&push.message_id) {
+                        let (uid, name, id) = (&device.uid, &device.name, &table.row.id);
+                        return Some(format!("{uid}/{name} lacks an event of {id}: {push:?}"));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Plays all events of each group: that gives its members, and each message went to the members of then.
+    pub(crate) fn check_groups(&self) {
+        for table in self.cells.conversations.values().filter(|table| table.row.is_group) {
+            let uid = |user: &UserId| self.cells.users[user].uid.to_string();
+            let id = &table.row.id;
+            let mut members = BTreeSet::new();
+            if **id == *GROUP {
+                members.extend(Gateway::uids().into_iter().take(Gateway::seeded()));
+            }
+            for (order, told) in &table.told {
+                let users: BTreeSet<String> = told.users.iter().map(uid).collect();
+                assert_eq!(users.len(), told.users.len(), "{id} {order} went twice to somebody");
+                let mut receivers = members.clone();
+                if let Some(event) = &told.event {
+                    let push = Push::decode(event.clone()).expect("a Push");
+                    let happened: im::Happened = decode(&push.happened).expect("an event");
+                    match happened.what {
+                        Some(im::happened::What::Group(changed)) => {
+                            if members.is_empty() {
+                                members.insert(changed.by);
+                            }
+                            members.extend(changed.added);
+                            receivers.extend(members.iter().cloned());
+                            changed.removed.iter().for_each(|uid| _ = members.remove(uid));
+                        }
+                        Some(im::happened::What::Dissolved(_)) => members.clear(),
+                        _ => {}
+                    }
+                }
+                if told.is_for_all {
+                    assert_eq!(users, receivers, "receivers of {order} in {id}");
+                }
+            }
+            let stored: BTreeSet<_> = table.row.members.iter().map(|it| it.uid.to_string()).collect();
+            assert_eq!(stored, members, "members of {id}");
+            assert_eq!(table.row.is_dissolved, members.is_empty() && !table.told.is_empty(), "{id}");
+            let owners = table.row.members.iter().filter(|it| it.member.role() == im::Role::Owner).count();
+            assert_eq!(owners, usize::from(!members.is_empty()), "{id} has one owner");
+        }
+    }
+
+    /// The list of each user names the conversations whose member the user is.
+    pub(crate) fn check_lists(&self) {
+        for (user, account) in &self.cells.users {
+            let listed: BTreeSet<ConversationId> = account.listing.keys().copied().collect();
+            let tables = self.cells.conversations.values();
+            // Nobody was told yet of a group that was made by hand.
+            let own = tables.filter(|it| it.row.member(*user).is_some() && !it.told.is_empty());
+            let own: BTreeSet<_> = own.map(|table| table.row.conversation).collect();
+            let seeded = self.cells.seeded();
+            let without = |set: &BTreeSet<ConversationId>| -> BTreeSet<_> {
+                set.iter().filter(|of| **of != seeded).copied().collect()
+            };
+            assert_eq!(without(&listed), without(&own), "the list of {}", account.uid);
+        }
+    }
+}
