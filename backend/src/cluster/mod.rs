@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`lease`] | the lease of a node, which ends before the database thinks so |
+//! | [`members`] | the nodes that live, and who should own what |
 //! | [`owners`] | rendezvous hashing; what a node claims and gives away |
 //! | [`chain`] | messages on their way to one member: in order, once |
 //! | [`cell`] | requests to a cell and its replies, as values |
@@ -20,6 +21,7 @@
 pub mod cell;
 pub mod chain;
 pub mod lease;
+pub mod members;
 pub mod owners;
 pub mod rows;
 pub mod store;

@@ -178,12 +178,17 @@ impl NodeHandler {
 
     fn publish(&self) {
         let store = self.store();
-        let (slots, nodes) = (store.owned().count() as u64, store.living().len() as u64);
-        self.figures.set(Tick { slots, nodes, has_lease: store.is_held(), status: store.status() });
+        let (slots, nodes) = (store.owned().count() as u64, store.members().living().len() as u64);
+        self.figures.set(Tick {
+            slots,
+            nodes,
+            has_lease: store.members().is_held(self.now),
+            status: store.status(),
+        });
     }
 
     fn note_lease(&mut self) {
-        let (is_held, node) = (self.store().is_held(), self.node.0);
+        let (is_held, node) = (self.store().members().is_held(self.now), self.node.0);
         let had_lease = std::mem::replace(&mut self.had_lease, is_held);
         if is_held {
             if !had_lease {
@@ -191,7 +196,7 @@ impl NodeHandler {
             }
             return;
         }
-        if let Some(address) = self.store().twin().map(|life| life.address.clone())
+        if let Some(address) = self.store().members().twin().map(|life| life.address.clone())
             && self.twins.allow(self.now).is_some()
         {
             tracing::warn!(
@@ -278,7 +283,7 @@ impl Handler for NodeHandler {
         }
         self.told = Some(revision);
         let store = self.store();
-        let peers = store.living().iter().filter(|life| life.node != self.node);
+        let peers = store.members().living().iter().filter(|life| life.node != self.node);
         let peers = peers.filter_map(|life| Some((life.node, life.address.parse().ok()?)));
         let (table, owned) = (store.table().clone(), store.owned().collect());
         Some((NodeSlots { node: self.node, table, owned }, peers.collect()))
@@ -301,7 +306,7 @@ impl Handler for NodeHandler {
             return false;
         }
         // The thread does it while this one ends; if it does not get there, the lease ends by itself.
-        let release = self.store().release();
+        let release = self.store().members().release();
         self.cells.send(CellId(0), RequestId(0), release);
         self.cells.flush();
         true

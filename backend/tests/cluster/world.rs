@@ -392,7 +392,7 @@ impl World {
         self.input(node, |im, now| im.handle(now, LinkEvent::Tick));
         let life = self.nodes[node].life;
         if let Some(store) = self.nodes[node].store().filter(|store| store.is_stopped()) {
-            let release = store.release();
+            let release = store.members().release();
             self.cells.perform(self.now_ms, |_| false, &release);
             self.coverage.stops += 1;
             return self.end_for_a_while(node);

@@ -30,8 +30,7 @@ pub use ops::{Append, Wanted};
 pub use questions::{Answered, HeadRow, Question};
 
 use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, Life, RequestId, Transaction, slot_of};
-use super::lease::Lease;
-use super::owners::Preferences;
+use super::members::Members;
 use crate::config::ImConfig;
 use crate::im::store::rules::Rules;
 use crate::im::store::{Arrived, Completion, ConversationId, Refusal, Ticket, UserId};
@@ -194,7 +193,7 @@ struct Active {
 #[derive(Debug)]
 pub struct ClusterStore {
     me: NodeId,
-    life: Life,
+    members: Members,
     layout: Layout,
     /// Time of the last input.
     now: Instant,
@@ -202,10 +201,6 @@ pub struct ClusterStore {
     /// Unix time of the last batch, in milliseconds.
     now_ms: u64,
     limits: Limits,
-    lease: Lease,
-    preferences: Preferences,
-    /// Lives of nodes that have a lease.
-    living: Vec<Life>,
     /// Counts changes of owners, of slots that are served, and of nodes.
     revision: u64,
     name: Bytes,
@@ -243,15 +238,12 @@ impl ClusterStore {
     pub fn new(life: Life, layout: Layout, last_id: u64) -> Self {
         Self {
             me: life.node,
-            life,
+            members: Members::new(life),
             layout,
             now: Instant::ZERO,
             last_id,
             now_ms: 0,
             limits: Limits::of(&ImConfig::default()),
-            lease: Lease::default(),
-            preferences: Preferences::default(),
-            living: Vec::new(),
             revision: 0,
             name: Bytes::new(),
             table: SlotTable::default(),
@@ -287,13 +279,13 @@ impl ClusterStore {
     /// Does what is due. Call it before each other input.
     pub fn handle_time(&mut self, now: Instant) {
         self.now = now;
-        if self.lease.try_renew(now) {
+        if self.members.try_renew(now) {
             self.renew();
         }
-        if !self.lease.is_held(now) && !self.slots.is_empty() {
+        if !self.members.is_held(now) && !self.slots.is_empty() {
             self.end_lease();
         }
-        if self.life.is_stopping {
+        if self.members.is_stopping() {
             self.plan();
         }
         let due = self.appends.iter().filter(|(_, (_, until))| *until <= now).map(|(request, _)| *request);
@@ -333,7 +325,7 @@ impl ClusterStore {
             PeerMessage::Delivered(conversation, user, order) => {
                 self.on_delivered(conversation, user, order);
             }
-            PeerMessage::Stopping => self.on_stopping(from),
+            PeerMessage::Stopping => self.members.handle_stopping(from),
             PeerMessage::Given(owners) => {
                 owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
                 self.plan();
@@ -363,49 +355,32 @@ impl ClusterStore {
         self.slots.iter().filter(|(_, owned)| owned.is_ready).map(|(slot, _)| *slot)
     }
 
-    /// Lives of nodes that have a lease, as far as this node knows.
-    pub fn living(&self) -> &[Life] {
-        &self.living
+    /// The nodes that live, and the lease of this one.
+    pub const fn members(&self) -> &Members {
+        &self.members
     }
 
-    /// Another life of this node that has the lease: another process, or an earlier one.
-    pub fn twin(&self) -> Option<&Life> {
-        self.living.iter().find(|life| life.node == self.me && !life.is(&self.life))
-    }
-
-    /// True while this node has a lease.
-    pub fn is_held(&self) -> bool {
-        self.lease.is_held(self.now)
-    }
-
-    /// Number of changes of [`Self::table`], [`Self::owned`] and [`Self::living`].
+    /// Number of changes of [`Self::table`], [`Self::owned`] and [`Self::members`].
     pub const fn revision(&self) -> u64 {
         self.revision
     }
 
     /// Begins to give all slots to the other nodes, and claims none any more.
     pub fn begin_stop(&mut self) {
-        if self.life.is_stopping {
+        if self.members.is_stopping() {
             return;
         }
-        self.life.is_stopping = true;
+        self.members.stop();
         // The others must know before they own the slots: they would give them back.
-        for node in self.living.iter().map(|life| life.node).filter(|node| *node != self.me) {
-            self.out.push_back(Output::Peer(node, PeerMessage::Stopping));
-        }
+        self.out.extend(self.members.others().map(|node| Output::Peer(node, PeerMessage::Stopping)));
         self.renew();
         self.plan();
     }
 
     /// True when [`Self::begin_stop`] has given everything away, or there is nobody to give it to.
     pub fn is_stopped(&self) -> bool {
-        let has_others = self.living.iter().any(|life| life.node != self.me);
-        self.life.is_stopping && (!has_others || self.slots.is_empty() && self.leaving.is_empty())
-    }
-
-    /// The request that ends the lease; nobody waits for its reply.
-    pub fn release(&self) -> CellRequest {
-        CellRequest::Release(self.life.clone())
+        let is_alone = self.members.others().next().is_none();
+        self.members.is_stopping() && (is_alone || self.slots.is_empty() && self.leaving.is_empty())
     }
 
     /// Owners of all slots, as far as this node knows.
@@ -425,7 +400,7 @@ impl ClusterStore {
         let resend = chains.filter_map(super::chain::Chain::next_deadline).min();
         let answer = self.appends.values().map(|(_, until)| *until);
         let answer = answer.chain(self.questions.values().map(|(.., until)| *until)).min();
-        let lease = self.lease.next_deadline(self.now);
+        let lease = self.members.next_deadline(self.now);
         [resend, answer, self.clean_at].into_iter().flatten().fold(lease, Instant::min)
     }
 
@@ -469,7 +444,7 @@ impl ClusterStore {
 
     /// Makes transactions of what waits, and sends what is to be delivered.
     fn work(&mut self) {
-        if !self.lease.is_held(self.now) {
+        if !self.members.is_held(self.now) {
             return;
         }
         Outcomes { store: self }.send_chains();

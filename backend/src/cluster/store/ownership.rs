@@ -6,10 +6,10 @@
 use super::commit::Outcomes;
 use super::reads::{Reading, StreamRead};
 use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
-use crate::cluster::cell::{CellReply, CellRequest, CellResult, Life, Load, RequestId, SlotHead, slot_of};
-use crate::cluster::owners::{self, Preferences, Step};
+use crate::cluster::cell::{CellReply, CellRequest, CellResult, Load, RequestId, SlotHead, slot_of};
+use crate::cluster::owners::{self, Step};
 use crate::im::store::Ticket;
-use moorline_proto::slots::{NodeId, Owner, Slot};
+use moorline_proto::slots::{Owner, Slot};
 use moorline_proto::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ pub(super) enum Pending {
 
 impl ClusterStore {
     pub(super) fn renew(&mut self) {
-        self.ask(CellId(0), CellRequest::Renew(self.life.clone()), Pending::Renew(self.now));
+        self.ask(CellId(0), self.members.renewal(), Pending::Renew(self.now));
         for cell in 0..self.layout.cells {
             self.ask(CellId(cell), CellRequest::Owners, Pending::Owners);
         }
@@ -43,7 +43,7 @@ impl ClusterStore {
 
     /// The lease has ended: other nodes may own everything by now.
     pub(super) fn end_lease(&mut self) {
-        self.preferences = Preferences::default();
+        self.members.handle_lease_ended();
         self.revision += 1;
         let slots: Vec<_> = self.slots.keys().copied().collect();
         self.status.leases_ended += slots.len() as u64;
@@ -62,7 +62,7 @@ impl ClusterStore {
         let Some(pending) = self.pending.remove(&request) else { return };
         match (pending, result) {
             (Pending::Renew(asked), Ok(CellReply::Renewed(living))) => {
-                self.on_renewed(asked, living);
+                self.revision += u64::from(self.members.handle_renewed(asked, living));
                 self.plan();
             }
             (Pending::Owners, Ok(CellReply::Owners(owners))) => {
@@ -82,42 +82,6 @@ impl ClusterStore {
         }
     }
 
-    fn on_renewed(&mut self, asked: Instant, living: Vec<Life>) {
-        // Another process with this number may have the lease, or an earlier life whose lease has not ended yet.
-        if living.iter().any(|life| life.is(&self.life)) {
-            self.lease.handle_renewed(asked);
-        }
-        if self.living != living {
-            self.revision += 1;
-            self.living = living;
-        }
-        self.prefer();
-    }
-
-    /// Takes the word of a node that it is to end.
-    pub(super) fn on_stopping(&mut self, node: NodeId) {
-        self.living.iter_mut().filter(|life| life.node == node).for_each(|life| life.is_stopping = true);
-        self.prefer();
-    }
-
-    /// Decides which nodes should own slots: those that live and are not to end. If all are, they stay where they are.
-    fn prefer(&mut self) {
-        let own = self.life.clone();
-        let is_other = |life: &&Life| life.node != own.node;
-        let known = self.living.iter().filter(|life| life.is(&own) || is_other(life));
-        let stay: Vec<_> = known.clone().filter(|life| !life.is_stopping).map(|life| life.node).collect();
-        let is_any = !stay.is_empty();
-        let nodes = if is_any { stay } else { known.map(|life| life.node).collect() };
-        if self.preferences.living() != nodes {
-            self.preferences = Preferences::of(nodes);
-        }
-    }
-
-    /// True if this node has a lease, as its cell has told.
-    fn lives(&self) -> bool {
-        self.living.iter().any(|life| life.is(&self.life))
-    }
-
     /// Takes the owner of a slot.
     pub(super) fn learn(&mut self, slot: Slot, owner: Owner) {
         self.revision += u64::from(self.table.learn(slot, owner));
@@ -132,18 +96,18 @@ impl ClusterStore {
 
     /// Claims what has no living owner, and gives away what another node should own.
     pub(super) fn plan(&mut self) {
-        if !self.lease.is_held(self.now) || !self.lives() {
+        if !self.members.may_plan(self.now) {
             return;
         }
         let slots = &self.slots;
         let holds = |slot| slots.get(&slot).filter(|owned| owned.is_ready).map(|owned| owned.epoch);
-        let steps = owners::plan(self.me, &self.preferences, &self.table, holds);
+        let steps = owners::plan(self.me, self.members.preferences(), &self.table, holds);
         let (mut claims, mut hand_overs) = (Vec::new(), BTreeMap::<CellId, Vec<_>>::new());
         for step in steps {
             match step {
                 Step::Claim { slot, seen } => {
                     let is_open = self.slots.get(&slot).is_some_and(|owned| owned.is_claiming);
-                    if !is_open && !self.life.is_stopping && !self.leaving.contains(&slot) {
+                    if !is_open && !self.members.is_stopping() && !self.leaving.contains(&slot) {
                         claims.push((slot, seen));
                     }
                 }
