@@ -10,6 +10,7 @@
 
 use super::child::{self, Inherited};
 use aws_lc_rs::digest::{Context, SHA256};
+use memchr::memmem;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
@@ -196,9 +197,10 @@ impl Executable {
     pub fn contains(&self, mark: &[u8]) -> io::Result<bool> {
         let mut file = std::fs::File::open(self.fd_path())?;
         let mut window = Vec::with_capacity(CHUNK_BYTES + mark.len());
+        let finder = memmem::Finder::new(mark);
         loop {
             let read = file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut window)?;
-            if window.windows(mark.len()).any(|bytes| bytes == mark) {
+            if finder.find(&window).is_some() {
                 return Ok(true);
             }
             if read == 0 {
@@ -206,6 +208,13 @@ impl Executable {
             }
             // The mark may begin in this chunk and end in the next one.
             window.drain(..window.len().saturating_sub(mark.len()));
+        }
+    }
+
+    /// Takes over the digest of `running` if that is the same file: nobody can write to a file while a process runs it.
+    pub fn share_digest(&mut self, running: &Self) {
+        if self.is_same(running) {
+            self.digest = running.digest.clone();
         }
     }
 
@@ -518,10 +527,14 @@ mod tests {
         fs::write(folder.0.join("new"), "y").expect("written");
         chmod(&folder.0.join("new"), 0o755);
         fs::rename(folder.0.join("new"), &path).expect("one folder");
-        let second = Executable::open(&path).expect("ours");
+        let mut second = Executable::open(&path).expect("ours");
+        second.share_digest(&first);
         assert!(!second.is_same(&first) && first.is_same(&first.try_clone().expect("a descriptor")));
         assert_eq!(first.digest().expect("readable"), x, "the file that was opened");
         assert_ne!(second.digest().expect("readable"), x);
+        let mut third = Executable::open(&path).expect("ours");
+        third.share_digest(&second);
+        assert_eq!(third.digest.get(), second.digest.get(), "it is not read again");
         first.judge().expect("ours, and nobody else can write it");
         chmod(&path, 0o757);
         assert!(second.judge().expect_err("others can write it").to_string().contains("chmod go-w"));

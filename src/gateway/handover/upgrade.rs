@@ -368,7 +368,8 @@ impl Upgrade<'_> {
         match checked {
             Ok(Checked { version, knows }) => {
                 self.knows = knows;
-                let executable = self.executable.as_ref().expect("it was just checked");
+                let executable = self.executable.as_mut().expect("it was just checked");
+                self.settings.own.iter().for_each(|own| executable.share_digest(own));
                 self.log.restart.to = named(&version, executable);
                 self.log.step("check", format!("{version}, settings valid"));
                 if self.is_dry_run { Input::DryRunChecked } else { Input::Checked }
