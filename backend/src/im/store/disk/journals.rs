@@ -8,7 +8,7 @@
 //! The file has a title, and a line for each journal: name, length in bytes without the zeros at its end, CRC-32C of that length in hexadecimal.
 
 use super::journal::{EXTENSION, number_of, path_of};
-use super::{DiskError, journal, sync};
+use super::{DiskError, journal, sync, zeros};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -47,7 +47,7 @@ fn seal_of(path: &Path) -> io::Result<Seal> {
         if count == 0 {
             return Ok(seal);
         }
-        let Some(last) = block[..count].iter().rposition(|byte| *byte != 0) else {
+        let Some(last) = zeros::last_used(&block[..count]) else {
             zeros += count;
             continue;
         };

@@ -48,6 +48,7 @@ mod tail;
 mod tests;
 mod verify;
 mod whole;
+mod zeros;
 
 use super::directory::{Changed, Directory};
 use super::dropped::Place;

@@ -6,7 +6,7 @@
 //! the journals, the pointers of the engine's tables, the files beside the database. The engine's tables need it not: a
 //! table whose own sync failed is not pointed to. Without room or a disk that takes it, the store stays closed.
 
-use super::{HIGH_WATER, journal, journals, sync};
+use super::{HIGH_WATER, journal, journals, sync, zeros};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
@@ -60,7 +60,7 @@ fn one(path: &Path, fresh: &Path) -> io::Result<()> {
         if count == 0 {
             break;
         }
-        let Some(last) = block[..count].iter().rposition(|byte| *byte != 0) else {
+        let Some(last) = zeros::last_used(&block[..count]) else {
             zeros += count as u64;
             continue;
         };

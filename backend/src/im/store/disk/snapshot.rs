@@ -10,6 +10,7 @@ use super::mark::{Mark, MarkFile, Noted};
 use super::open::file_error;
 use super::renew::TABLES;
 use super::whole::Work;
+use super::zeros::last_used;
 use super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, blame, journal, whole};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -215,7 +216,7 @@ fn copy_journal(from: &Path, to: &Path) -> io::Result<()> {
         if count == 0 {
             return Ok(());
         }
-        match block[..count].iter().rposition(|byte| *byte != 0) {
+        match last_used(&block[..count]) {
             None => zeros += count as u64,
             Some(last) => {
                 io::copy(&mut io::repeat(0).take(zeros), &mut to)?;
