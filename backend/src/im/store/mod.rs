@@ -19,6 +19,8 @@ mod types;
 pub use commands::*;
 #[cfg(any(test, fuzzing))]
 pub use disk::fuzz;
+#[cfg(test)]
+pub(in crate::im) use disk::scratch;
 pub use disk::{Disk, DiskError, Durability, Verified, Work};
 pub use memory::Memory;
 pub use moorline_proto::message::im::{Friendship, RelationChange, Role, WhoMayAdd};

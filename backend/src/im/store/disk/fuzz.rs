@@ -16,7 +16,6 @@ use super::*;
 use fjall::{AbstractTree as _, PersistMode};
 use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, LazyLock};
 use using::{look_at, use_store};
 
@@ -38,10 +37,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name =
-            format!("moorline-fuzz-disk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
+        let folder = scratch::path("fuzz-disk");
         std::fs::remove_dir_all(&folder).ok();
         std::fs::create_dir_all(&folder).expect("a writable temporary folder");
         let mut tables = Tables::open(&folder, &folder.join(DATABASE), false).expect("a new database");
@@ -110,7 +106,8 @@ impl World {
         let mark_file = MarkFile::create(&self.folder.join(SIDE_FILE), mark).expect("writable");
         let (high_water_path, marks_of_commits) = (self.folder.join(HIGH_WATER), Arc::new(mark_file));
         let files = Files { marks: marks_of_commits, high_water: marks, high_water_path, journal };
-        let committer = Committer::start(self.tables.clone(), Durability::System, files, found, || ());
+        let committer =
+            Committer::start(self.tables.clone(), Durability::System, files, found, scratch::waker());
         let journals = Journals::of(&self.folder, &database);
         let threads =
             (committer.expect("a thread"), Memtables::start(Vec::new(), journals, None).expect("a thread"));
@@ -185,7 +182,7 @@ fn seeds() -> Vec<Vec<u8>> {
         let batch = Batch { now_ms: NOW_MS, last_id: 9, writes };
         assert!(store.submit(Ticket::FIRST, Command::Commit(batch)).is_ok());
         while store.poll().is_none() {
-            std::thread::yield_now();
+            scratch::wait();
         }
     };
     let (name, event) = ("tea".to_owned(), Bytes::from_static(b"event"));

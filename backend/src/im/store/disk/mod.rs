@@ -39,6 +39,8 @@ mod memtables;
 mod open;
 mod renew;
 mod rows;
+#[cfg(any(test, fuzzing))]
+pub(in crate::im) mod scratch;
 mod snapshot;
 mod stream_tails;
 mod sync;

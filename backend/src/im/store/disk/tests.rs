@@ -22,7 +22,6 @@ use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
 use moorline_proto::random::Random;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
 
 /// A folder of this test, gone with it.
 #[derive(Debug)]
@@ -30,13 +29,11 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("moorline-disk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self(std::env::temp_dir().join(name))
+        Self(scratch::path("disk"))
     }
 
     fn open(&self) -> Result<Disk, DiskError> {
-        Disk::open(&self.0, &ImConfig::default(), Durability::Disk, || ())
+        Disk::open(&self.0, &ImConfig::default(), Durability::Disk, scratch::waker())
     }
 }
 
@@ -130,8 +127,8 @@ impl Disk {
 fn it_does_what_a_store_does() {
     let mut folders = Vec::new();
     conformance::check(|config| {
-        let folder = Folder::new();
-        let store = Disk::open(&folder.0, config, Durability::System, || ()).expect("a new store");
+        let folder = Folder(scratch::path_on_disk("disk"));
+        let store = Disk::open(&folder.0, config, Durability::System, scratch::waker()).expect("a new store");
         folders.push(folder);
         store
     });
@@ -147,7 +144,7 @@ fn committed_at(store: &mut Disk, now_ms: u64, batch: Vec<Write>) -> Vec<Outcome
         if let Some(committed) = store.committed() {
             return committed.outcomes;
         }
-        std::thread::yield_now();
+        scratch::wait();
     }
 }
 
@@ -257,7 +254,7 @@ fn batches_that_wait_are_judged_on_what_those_before_them_left() {
     let (mut seqs, mut got) = (Vec::new(), 0);
     while got < wanted {
         let Some(Committed { outcomes, .. }) = store.committed() else {
-            std::thread::yield_now();
+            scratch::wait();
             continue;
         };
         got += 1;
@@ -276,7 +273,7 @@ fn batches_that_wait_are_judged_on_what_those_before_them_left() {
 fn what_one_commit_changes_twice_is_as_it_was_last() {
     let folder = Folder::new();
     let config = ImConfig { inbox_entries_max: 2, ..ImConfig::default() };
-    let open = || Disk::open(&folder.0, &config, Durability::System, || ()).expect("it opens");
+    let open = || Disk::open(&folder.0, &config, Durability::System, scratch::waker()).expect("it opens");
     let mut store = open();
     let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
     let phone = store.login(ben, "phone", 0, 0).device;
@@ -297,7 +294,7 @@ fn what_one_commit_changes_twice_is_as_it_was_last() {
         (stream, store.stream_end(ben), store.devices(ben), store.last_id())
     };
     while store.committed().is_some() || store.stream_end(ben) < 60 {
-        std::thread::yield_now();
+        scratch::wait();
     }
     let before = see(&mut store);
     assert_eq!((before.0.len(), before.3), (3, 159), "two, and where the others were");
@@ -458,7 +455,7 @@ fn a_user_without_a_number_for_another_device_logs_in_on_known_ones() {
 fn a_ban_and_a_revocation_outlive_the_process() {
     let folder = Folder::new();
     let config = ImConfig::default();
-    let open = || Disk::open(&folder.0, &config, Durability::System, || ()).expect("opens");
+    let open = || Disk::open(&folder.0, &config, Durability::System, scratch::waker()).expect("opens");
     let mut store = open();
     let user = store.try_user("bob").expect("room");
     let changes = [LoginChange::ValidFrom(77), LoginChange::BannedUntil(99)];

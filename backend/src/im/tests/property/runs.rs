@@ -1,9 +1,8 @@
 //! The properties, on a store in memory, on one that answers late, and on disk.
 
 use super::*;
-use crate::im::store::{Disk, Durability};
+use crate::im::store::{Disk, Durability, scratch};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 fn run(config: ImConfig, is_lossless: bool, steps: &[Step]) {
     let store = Memory::new(&config);
@@ -25,11 +24,9 @@ impl Drop for Folder {
 }
 
 fn run_on_disk(config: ImConfig, is_lossless: bool, steps: &[Step]) {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("moorline-oracle-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let folder = Folder(std::env::temp_dir().join(name));
+    let folder = Folder(scratch::path("oracle"));
     let (at, limits) = (folder.0.clone(), config.clone());
-    let open = move || Disk::open(&at, &limits, Durability::System, || ()).expect("it opens");
+    let open = move || Disk::open(&at, &limits, Durability::System, scratch::waker()).expect("it opens");
     let store = open();
     World::new(config, store, is_lossless, Box::new(move |store: Disk| (drop(store), open()).1)).walk(steps);
     assert_eq!(Disk::verify(&folder.0, &small()).expect("readable").problems, Vec::<String>::new());

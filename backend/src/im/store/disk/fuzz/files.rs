@@ -10,13 +10,12 @@ use super::super::journal::{self, Follower};
 use super::super::journals::{Journals, LIST};
 use super::super::mark::{End, Mark, MarkFile, Noted};
 use super::super::tables::COMMITS;
-use super::super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, identity, tail};
+use super::super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, identity, scratch, tail};
 use crate::im::store::ConversationId;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Journals of one input.
@@ -29,10 +28,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name =
-            format!("moorline-fuzz-files-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
+        let folder = scratch::path("fuzz-files");
         fs::remove_dir_all(&folder).ok();
         fs::create_dir_all(folder.join(DATABASE)).expect("a writable temporary folder");
         Self(folder)

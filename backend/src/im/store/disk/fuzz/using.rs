@@ -4,7 +4,7 @@
 //! dissolves the group and deletes the account, and sweeps remove what is left.
 
 use super::super::tables::Tables;
-use super::super::{Changed, Directory, Disk, MessageKey, rows};
+use super::super::{Changed, Directory, Disk, MessageKey, rows, scratch};
 use super::NOW_MS;
 use crate::im::store::{
     Batch, Command, Completion, ConversationId, DeviceNumber, Draft, Facts as _, GroupChange, KEEP_FOR_EVER,
@@ -127,7 +127,7 @@ fn commit(store: &mut Disk, writes: Vec<Write>) -> bool {
     }
     while store.poll().is_none() {
         assert!(!store.is_broken(), "the database takes no writes");
-        std::thread::yield_now();
+        scratch::wait();
     }
     true
 }

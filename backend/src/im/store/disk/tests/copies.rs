@@ -98,7 +98,7 @@ fn a_copy_of_an_earlier_generation_of_the_same_process_is_known_for_one() {
         put(&folder.0, &old.0, Way::Into);
         assert_eq!(say(&mut store, users, 30), 21);
         while numbers(&folder.0) == numbers(&old.0) {
-            std::thread::yield_now();
+            scratch::wait();
         }
         kill(&folder, store);
         put(&old.0, &folder.0, way);

@@ -36,7 +36,7 @@ fn committed(store: &mut Disk, batch: Vec<Write>) -> Vec<Outcome> {
         if let Some(committed) = store.committed() {
             return committed.outcomes;
         }
-        std::thread::yield_now();
+        scratch::wait();
     }
 }
 
@@ -131,7 +131,7 @@ fn store_and_delete(store: &mut Disk) {
 fn what_is_deleted_leaves_the_folder_with_a_compaction() {
     let folder = Folder::new();
     let config = ImConfig { retention: std::time::Duration::from_secs(100), ..ImConfig::default() };
-    let open = || Disk::open(&folder.0, &config, Durability::Disk, || ()).expect("it opens");
+    let open = || Disk::open(&folder.0, &config, Durability::Disk, scratch::waker()).expect("it opens");
     let mut store = open();
     store_and_delete(&mut store);
     sweep(&mut store, crate::im::time_ms(200_000 << 22));

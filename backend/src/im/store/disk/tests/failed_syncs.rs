@@ -17,7 +17,7 @@ fn spoken_open() -> (Folder, Disk, [UserId; 2]) {
 
 pub(super) fn until_broken(store: &Disk) {
     while !store.is_broken() {
-        std::thread::yield_now();
+        scratch::wait();
     }
 }
 
