@@ -12,7 +12,7 @@ const FOLDERS: &[&str] =
 const LINES_MAX: usize = 600;
 /// Files that may block a thread for a time, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[(
-    "loadtest/tests/server/mod.rs",
+    "loadtest/tests/moorload/server/mod.rs",
     "plays a server that stalls for a given time; nobody waits for it to end",
 )];
 

@@ -1,14 +1,10 @@
 //! The program over TLS, against the bare server, and over WebSocket, against a small server behind a relay.
-#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
-mod server;
-
+use crate::server::{self, Fault};
 use moorline_proto::time::Instant;
 use moorline_proto::websocket::{Reader, Writer};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
-use server::Fault;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;

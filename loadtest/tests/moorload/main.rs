@@ -1,6 +1,7 @@
 //! The program as people run it, against a small server that can misbehave.
 #![allow(clippy::unwrap_used)]
 
+mod carriers;
 mod schema;
 mod server;
 
@@ -234,14 +235,14 @@ fn a_generator_that_is_too_slow_says_so_and_shows_no_latencies() {
 fn an_invalid_run_shows_no_latencies_anywhere() {
     let target = server::start(Fault::None).to_string();
     let folder = Folder::new("invalid");
-    let arguments = "ping -c 2 -r 90m/s -d 1500ms --warmup 100ms --expect answer.p99<10s -q -o";
+    let arguments = "ping -c 2 -r 90m/s -d 500ms --warmup 100ms --expect answer.p99<10s -q -o";
     let output = run(arguments, &[folder.path(), &target]);
     assert_eq!(output.0, 5, "{}", output.1);
     assert!(output.1.contains("answer.p99<10s: not judged"), "{}", output.1);
     let summary: Value = serde_json::from_str(&folder.read("summary.json")).unwrap();
     assert_eq!(summary["latencies"], serde_json::json!({}));
     assert!(summary["invalid_latencies"]["login"]["count"].as_u64() > Some(0), "{summary}");
-    let schema: Value = serde_json::from_str(include_str!("../schema/summary.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(include_str!("../../schema/summary.schema.json")).unwrap();
     assert_eq!(schema::faults(&schema, &summary), [""; 0]);
     let page = folder.read("report.html");
     assert!(page.contains("No latencies are shown") && !page.contains("<h2>Latencies</h2>"));
@@ -425,7 +426,7 @@ fn a_run_leaves_a_folder_that_keeps_its_schema_and_can_be_compared() {
     }
     let read = |name: &str| std::fs::read_to_string(folders[0].join(name)).unwrap();
     let summary: Value = serde_json::from_str(&read("summary.json")).unwrap();
-    let schema: Value = serde_json::from_str(include_str!("../schema/summary.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(include_str!("../../schema/summary.schema.json")).unwrap();
     assert_eq!(schema::faults(&schema, &summary), [""; 0], "summary.json");
     let mut wrong = summary.clone();
     wrong["integrity"]["lost"] = "none".into();
