@@ -25,12 +25,12 @@ impl Router {
         }
     }
 
-    /// The open link that speaks for a slot; `None`: none does now.
-    pub fn link_of(&self, slot: Slot) -> Option<LinkIndex> {
-        match self.ups.slots.state(slot) {
+    /// The open link that speaks for each slot of this router; `None`: none does now.
+    pub fn links_of_slots(&self) -> impl Iterator<Item = Option<LinkIndex>> {
+        Slot::all().take(self.sides.split.slots()).map(|slot| match self.ups.slots.state(slot) {
             SlotState::Live(link) => Some(link),
             SlotState::Announcing(_) | SlotState::Unassigned => None,
-        }
+        })
     }
 
     /// True if a link exchanges frames with its backend.
@@ -40,10 +40,9 @@ impl Router {
 
     /// True if every slot is live on a link, nothing waits and every question is answered.
     pub fn is_settled(&self) -> bool {
-        let mut slots = Slot::all().take(self.sides.split.slots());
         let is_answered = self.sides.links.iter().all(|link| link.pending.len() == 0);
         is_answered
-            && slots.all(|slot| self.link_of(slot).is_some())
+            && self.links_of_slots().all(|link| link.is_some())
             && self.ups.parking.occupied().is_empty()
             && self.sides.shards.is_empty()
             && !self.logins.is_waiting()

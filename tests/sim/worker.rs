@@ -13,7 +13,7 @@ use moorline::auth::{Judge, Verify};
 use moorline::messages::{Admission, Downlink, DownlinkBatch, Uplink, UplinkBatch};
 use moorline::router::{
     Balance, Connected, Count, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits,
-    ParkingLimits, Router, RouterSettings, Slot, Stores, Trust, Unproven,
+    ParkingLimits, Router, RouterSettings, Stores, Trust, Unproven,
 };
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, SocketRef, Writer};
 use moorline_proto::error::CloseReason;
@@ -326,7 +326,7 @@ impl Worker {
     }
 
     fn slots(&self) -> Vec<Option<LinkIndex>> {
-        (0..).map_while(Slot::from_number).map(|slot| self.router.link_of(slot)).collect()
+        self.router.links_of_slots().collect()
     }
 
     /// Counts slots that left a link that is open still.
