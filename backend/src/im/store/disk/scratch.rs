@@ -1,6 +1,6 @@
 //! Folders of the tests of stores, and waiting for a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ pub(crate) fn path(name: &str) -> PathBuf {
         rustix::fs::statvfs(MEMORY).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) >= ROOM);
     let is_writable = rustix::fs::access(MEMORY, rustix::fs::Access::WRITE_OK).is_ok();
     if std::env::var_os("TMPDIR").is_none() && has_room && is_writable {
-        return numbered(MEMORY.into(), name);
+        return numbered(Path::new(MEMORY), name);
     }
     path_on_disk(name)
 }
 
 /// Returns a path where nothing is yet, for a folder of a test that shall meet a real disk.
 pub(crate) fn path_on_disk(name: &str) -> PathBuf {
-    numbered(std::env::temp_dir(), name)
+    numbered(&std::env::temp_dir(), name)
 }
 
-fn numbered(folder: PathBuf, name: &str) -> PathBuf {
+fn numbered(folder: &Path, name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     folder.join(format!("moorline-{name}-{}-{number}", std::process::id()))

@@ -25,7 +25,7 @@ mod tests {
         for length in [0, 1, 4095, 4096, 4097, 3 * 4096, 3 * 4096 + 5] {
             let mut block = vec![0; length];
             assert_eq!(last_used(&block), None, "{length} zeros");
-            let near = |at: &usize| at % 4096 < 3 || at % 4096 > 4093 || at % 509 == 0;
+            let near = |at: &usize| at % 4096 < 3 || at % 4096 > 4093 || at.is_multiple_of(509);
             for at in (0..length).filter(near) {
                 block[at] = 7;
                 assert_eq!(last_used(&block), Some(at), "of {length}");
