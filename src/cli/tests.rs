@@ -56,7 +56,7 @@ fn backend_flags_beat_its_file_and_are_named_when_wrong() {
         ("listen", "--set listen: expected section.key=value"),
         (
             "listen.x=1",
-            "--set listen.x: unknown section [listen]; there are login_hook, link, link.tls, im, im.quota, im.webhooks, api, audit",
+            "--set listen.x: unknown section [listen]; there are login_hook, link, link.tls, im, im.quota, store, im.webhooks, api, audit",
         ),
     ] {
         assert_eq!(load(&format!("moorline backend --set {set}")).expect_err(set), expected);

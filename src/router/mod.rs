@@ -61,6 +61,8 @@ mod sides;
 mod slots;
 mod state;
 mod stores;
+#[cfg(test)]
+mod tests;
 mod up;
 mod uplink;
 mod ups;

@@ -56,6 +56,23 @@ fn every_fault_is_named_with_its_place() {
             "[im.webhooks.desk]\nurl = 'http://a/'\ntimeout = '0s'",
             "b.toml:3: im.webhooks.desk.timeout: must be above 0",
         ),
+        ("[store]\ncells = ['nonsense']", "b.toml:2: store.cells: not a PostgreSQL connection string"),
+        (
+            "[store]\ncells = ['host=a password=b']",
+            "b.toml:2: store.cells: a password in settings is printed",
+        ),
+        (
+            "[store]\ncells = ['host=a']\n[im]\nfolder = 'x'",
+            "im.folder: a node of a cluster keeps nothing on its disk",
+        ),
+        (
+            "[store]\ncells = ['host=a']\n[im]\nwho_may_add = 'friends'",
+            "im.who_may_add: a node of a cluster has no friends yet",
+        ),
+        (
+            "listen = '0.0.0.0:1'\nlink.tls.ca_file='a'\nlink.tls.certificate_file='b'\nlink.tls.key_file='c'\n[store]\ncells = ['host=a']",
+            "store.address: other nodes cannot connect to 0.0.0.0:1",
+        ),
         ("[api]\nlisten = '127.0.0.1:0'", "b.toml:2: api.listen: the API needs a token; set api.token_file"),
         ("[api]\nlisten = '8.8.8.8:1'\ntoken_file = 't'", "b.toml:2: api.listen: 8.8.8.8:1 is public"),
     ] {

@@ -17,12 +17,13 @@ use crate::cluster::wire;
 use crate::config::{BackendConfig, StoreConfig};
 use crate::error::BackendError;
 use crate::im::{ApiAnswer, ApiBody, ApiCall, BackendMessage, Im, ImHandler, Judgement};
-use crate::server::{Event, Handler, JudgeTo, NodeSlots, Now, Outbox, Remote};
+use crate::server::{Event, Handler, JudgeTo, NodeSlots, Now, Outbox, Remote, Up};
 use crate::sql::{CellAddress, Connection, admin};
 use bytes::Bytes;
 use cells::Cells;
 use figures::Tick;
 use moorline_net::secret_file;
+use moorline_proto::frame::Command;
 use moorline_proto::line_limit::LineLimit;
 use moorline_proto::link::LinkAddress;
 use moorline_proto::message::backend::Auth;
@@ -236,6 +237,10 @@ impl Handler for NodeHandler {
                 };
                 self.inner.im_mut().store_mut().handle_peer(node, message);
                 self.complete(now, out);
+            }
+            // Members of a room are of all nodes, and this one knows its own.
+            Event::Up(Up { command: Command::Sub | Command::Unsub, reply: Some(reply), .. }) => {
+                out.answer_sub(reply, Code::Unsupported, "a node of a cluster has no rooms yet");
             }
             event => {
                 if matches!(event, Event::Tick) {
