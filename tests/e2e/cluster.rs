@@ -22,7 +22,8 @@ struct Cluster {
     cells: String,
     nodes: BTreeMap<u16, Backend>,
     gateways: Vec<Gateway>,
-    _server: Postgres,
+    /// The primary comes first.
+    servers: Vec<Postgres>,
 }
 
 impl Cluster {
@@ -30,10 +31,29 @@ impl Cluster {
     fn start(cells: usize, gateways: usize) -> Option<Self> {
         let server = Postgres::start(&[("fsync", "off"), ("max_connections", "120")])?;
         let addresses: Vec<_> = (0..cells).map(|cell| server.database(&format!("cell{cell}"))).collect();
+        Some(Self::over(vec![server], &addresses, gateways))
+    }
+
+    /// Starts nodes and gateways over one cell of a primary and two standbys, of which one has to have each message.
+    fn start_with_standbys(gateways: usize) -> Option<Self> {
+        let primary = Postgres::start(&[
+            ("max_connections", "120"),
+            ("hot_standby", "on"),
+            ("synchronous_standby_names", "'ANY 1 (*)'"),
+        ])?;
+        // Waits for no standby: there is none yet.
+        let standbys = [primary.standby(), primary.standby()];
+        primary.database("cell0");
+        let hosts = [&primary, &standbys[0], &standbys[1]].map(Postgres::host).join(",");
+        let address = format!("host={hosts} user=moorline dbname=cell0");
+        Some(Self::over(std::iter::once(primary).chain(standbys).collect(), &[address], gateways))
+    }
+
+    fn over(servers: Vec<Postgres>, addresses: &[String], gateways: usize) -> Self {
         let cells = format!("store.cells={addresses:?}");
         let (code, said, error) = run(&["backend", "migrate", "--cluster", "test", "--set", &cells]);
         assert_eq!((code, said.lines().count()), (Some(0), addresses.len()), "{said}{error}");
-        let mut cluster = Self { cells, nodes: BTreeMap::new(), gateways: Vec::new(), _server: server };
+        let mut cluster = Self { cells, nodes: BTreeMap::new(), gateways: Vec::new(), servers };
         for node in 1..=3 {
             cluster.start_node(node, "127.0.0.1:0");
         }
@@ -46,7 +66,7 @@ impl Cluster {
             gateway.until_ready();
             cluster.gateways.push(gateway);
         }
-        Some(cluster)
+        cluster
     }
 
     fn sets(&self, node: u16, listen: &str) -> Vec<String> {
@@ -309,4 +329,37 @@ fn gateways_and_backends_of_another_kind_are_refused_by_name() {
         wrong.process.log().contains("the backend is of no cluster").then_some(())
     });
     assert_eq!((plain.get("/readyz").0, wrong.get("/readyz").0), (503, 503));
+}
+
+#[test]
+fn a_primary_that_is_killed_loses_nothing_that_was_acknowledged() {
+    let Some(mut cluster) = Cluster::start_with_standbys(2) else {
+        return postgres::skip("a_primary_that_is_killed_loses_nothing_that_was_acknowledged");
+    };
+    assert_eq!(cluster.status()["problems"], Value::from(Vec::<String>::new()), "{}", cluster.status());
+    let mut people = people(&cluster);
+    let mut all = stored(write(&people, 0));
+    let under_way = write(&people, 1);
+    cluster.servers[0].kill();
+    // The one that has more is the next primary, as the software of a cell sees to it.
+    let ahead = usize::from(position(&cluster.servers[2]) > position(&cluster.servers[1]));
+    cluster.servers[1 + ahead].promote();
+    // The other one gets no more from the dead primary: until it does, nothing may be acknowledged that one server alone has.
+    relax(&cluster.servers[1 + ahead]);
+    let more = write(&people, 2);
+    all.extend(stored(under_way));
+    all.extend(stored(more));
+    check(&mut people, &all);
+}
+
+/// Bytes of the log that a standby has.
+fn position(server: &Postgres) -> u64 {
+    let text = "select (pg_last_wal_receive_lsn() - '0/0'::pg_lsn)::int8";
+    server.sql("postgres", text).parse().expect("a number")
+}
+
+/// Lets a new primary commit without a standby: this test makes it no new ones.
+fn relax(server: &Postgres) {
+    server.sql("postgres", "alter system set synchronous_standby_names = ''");
+    server.sql("postgres", "select pg_reload_conf()");
 }

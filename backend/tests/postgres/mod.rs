@@ -62,15 +62,8 @@ impl Postgres {
     /// Starts a server with these settings, beside those that a test needs. `None`: PostgreSQL is not installed.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Option<Self> {
         let programs = programs()?;
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("moorline-pg-{}-{number}", std::process::id()));
-        _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a folder");
         let account = account();
-        if let Some((user, group)) = account {
-            std::os::unix::fs::chown(&folder, Some(user), Some(group))
-                .expect("the folder of another account");
-        }
+        let folder = new_folder(account);
         let made = command(&programs, &folder, account, "initdb")
             .args(["-A", "trust", "-U", "moorline", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
             .arg(folder.join("data"))
@@ -88,6 +81,64 @@ impl Postgres {
         let mut postgres = Self { programs, folder, account, server };
         postgres.wait();
         Some(postgres)
+    }
+
+    /// Starts a standby of this server, which has to have `synchronous_standby_names`.
+    #[allow(dead_code)] // not in each program of tests
+    pub(crate) fn standby(&self) -> Self {
+        let (programs, account) = (self.programs.clone(), self.account);
+        let folder = new_folder(account);
+        let copied = command(&programs, &folder, account, "pg_basebackup")
+            .args(["-U", "moorline", "-X", "stream", "-c", "fast", "--no-sync", "-R", "-h"])
+            .arg(&self.folder)
+            .arg("-D")
+            .arg(folder.join("data"))
+            .status();
+        assert!(copied.expect("pg_basebackup runs").success(), "pg_basebackup");
+        let server = launch(&programs, &folder, account);
+        let mut standby = Self { programs, folder, account, server };
+        standby.wait();
+        standby
+    }
+
+    /// Kills the server as a machine that loses its power does.
+    #[allow(dead_code)]
+    pub(crate) fn kill(&mut self) {
+        let lines = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the pid of a server");
+        let pid = lines.lines().next().expect("a pid").trim();
+        let killed = Command::new("kill").args(["-KILL", pid]).status();
+        assert!(killed.expect("kill runs").success(), "the server runs");
+        _ = self.server.wait();
+    }
+
+    /// Makes a standby the primary.
+    #[allow(dead_code)]
+    pub(crate) fn promote(&self) {
+        let done = command(&self.programs, &self.folder, self.account, "pg_ctl")
+            .args(["promote", "-s", "-w", "-D"])
+            .arg(self.folder.join("data"))
+            .status();
+        assert!(done.expect("pg_ctl runs").success(), "pg_ctl promote");
+    }
+
+    /// Runs a statement as `psql` does. Returns its value.
+    #[allow(dead_code)]
+    pub(crate) fn sql(&self, database: &str, text: &str) -> String {
+        let done = command(&self.programs, &self.folder, self.account, "psql")
+            .args(["-U", "moorline", "-At", "-h"])
+            .arg(&self.folder)
+            .args(["-d", database, "-c", text])
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("psql runs");
+        assert!(done.status.success(), "{text}");
+        String::from_utf8(done.stdout).expect("text").trim().to_owned()
+    }
+
+    /// Folder of the server's socket: the host of a connection string.
+    #[allow(dead_code)]
+    pub(crate) fn host(&self) -> String {
+        self.folder.display().to_string()
     }
 
     /// Makes an empty database, and returns the connection string.
@@ -126,6 +177,18 @@ impl Postgres {
         }
         text
     }
+}
+
+/// Makes an empty folder of an account.
+fn new_folder(account: Option<(u32, u32)>) -> PathBuf {
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("moorline-pg-{}-{number}", std::process::id()));
+    _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    if let Some((user, group)) = account {
+        std::os::unix::fs::chown(&folder, Some(user), Some(group)).expect("the folder of another account");
+    }
+    folder
 }
 
 fn command(programs: &Path, folder: &Path, account: Option<(u32, u32)>, program: &str) -> Command {
