@@ -3,6 +3,7 @@
 //! Every message that was acknowledged is with every device of both people, once and in order, whatever ends meanwhile.
 
 use crate::gateway::{Backend, Gateway};
+use crate::link_tls::{Ca, Paper, strs};
 use crate::postgres::{self, Postgres};
 use crate::process::{program, run};
 use crate::sdk::connect;
@@ -22,6 +23,10 @@ struct Cluster {
     cells: String,
     nodes: BTreeMap<u16, Backend>,
     gateways: Vec<Gateway>,
+    /// Settings of a node: who it is, and whom it believes.
+    trust: Box<dyn Fn(u16) -> Vec<String>>,
+    /// Certificates of gateways.
+    _papers: Vec<Paper>,
     /// The primary comes first.
     servers: Vec<Postgres>,
 }
@@ -31,7 +36,14 @@ impl Cluster {
     fn start(cells: usize, gateways: usize) -> Option<Self> {
         let server = Postgres::start(&[("fsync", "off"), ("max_connections", "120")])?;
         let addresses: Vec<_> = (0..cells).map(|cell| server.database(&format!("cell{cell}"))).collect();
-        Some(Self::over(vec![server], &addresses, gateways))
+        Some(Self::over(vec![server], &addresses, gateways, None))
+    }
+
+    /// Starts nodes and gateways over one cell, with TLS on all links.
+    fn start_encrypted(gateways: usize) -> Option<Self> {
+        let server = Postgres::start(&[("fsync", "off"), ("max_connections", "120")])?;
+        let address = server.database("cell0");
+        Some(Self::over(vec![server], &[address], gateways, Some(Ca::new("links"))))
     }
 
     /// Starts nodes and gateways over one cell of a primary and two standbys, of which one has to have each message.
@@ -46,23 +58,36 @@ impl Cluster {
         primary.database("cell0");
         let hosts = [&primary, &standbys[0], &standbys[1]].map(Postgres::host).join(",");
         let address = format!("host={hosts} user=moorline dbname=cell0");
-        Some(Self::over(std::iter::once(primary).chain(standbys).collect(), &[address], gateways))
+        Some(Self::over(std::iter::once(primary).chain(standbys).collect(), &[address], gateways, None))
     }
 
-    fn over(servers: Vec<Postgres>, addresses: &[String], gateways: usize) -> Self {
+    fn over(servers: Vec<Postgres>, addresses: &[String], gateways: usize, ca: Option<Ca>) -> Self {
         let cells = format!("store.cells={addresses:?}");
         let (code, said, error) = run(&["backend", "migrate", "--cluster", "test", "--set", &cells]);
         assert_eq!((code, said.lines().count()), (Some(0), addresses.len()), "{said}{error}");
-        let mut cluster = Self { cells, nodes: BTreeMap::new(), gateways: Vec::new(), servers };
+        let mut papers = Vec::new();
+        let mut of_gateways = Vec::new();
+        for number in 0..gateways {
+            let id = format!("g{number}");
+            let mut sets = vec![format!("gateway.id={id}")];
+            if let Some(ca) = &ca {
+                let paper = ca.issue(&[&id]);
+                sets.extend(paper.sets("backend.tls", ca));
+                papers.push(paper);
+            }
+            of_gateways.push(sets);
+        }
+        let (nodes, trust) = (BTreeMap::new(), node_trust(ca));
+        let mut cluster = Self { cells, nodes, gateways: Vec::new(), trust, _papers: papers, servers };
         for node in 1..=3 {
             cluster.start_node(node, "127.0.0.1:0");
         }
         cluster.until_owned(&[1, 2, 3]);
-        for number in 0..gateways {
+        for sets in &of_gateways {
             let endpoints: Vec<_> = cluster.nodes.values().map(|node| node.address.to_string()).collect();
             let endpoints = format!("backend.endpoints={}", endpoints.join(","));
-            let id = format!("gateway.id=g{number}");
-            let gateway = Gateway::start_bare(&["backend.balance=cluster", &endpoints, &id]);
+            let sets = [&["backend.balance=cluster", &endpoints][..], &strs(sets)].concat();
+            let gateway = Gateway::start_bare(&sets);
             gateway.until_ready();
             cluster.gateways.push(gateway);
         }
@@ -70,10 +95,9 @@ impl Cluster {
     }
 
     fn sets(&self, node: u16, listen: &str) -> Vec<String> {
-        let number = format!("node_number={node}");
-        let sets =
-            ["link.unproven=loopback".to_owned(), number, format!("listen={listen}"), self.cells.clone()];
-        sets.into_iter().flat_map(|set| ["--set".to_owned(), set]).collect()
+        let sets = [format!("node_number={node}"), format!("listen={listen}"), self.cells.clone()];
+        let sets = sets.into_iter().chain((self.trust)(node));
+        sets.flat_map(|set| ["--set".to_owned(), set]).collect()
     }
 
     fn start_node(&mut self, node: u16, listen: &str) {
@@ -102,6 +126,15 @@ impl Cluster {
     fn gateway(&self, number: usize) -> &Gateway {
         &self.gateways[number % self.gateways.len()]
     }
+}
+
+/// Settings by which a node is believed and believes others.
+fn node_trust(ca: Option<Ca>) -> Box<dyn Fn(u16) -> Vec<String>> {
+    let Some(ca) = ca else { return Box::new(|_| vec!["link.unproven=loopback".to_owned()]) };
+    let issue = |node| ca.issue(&["127.0.0.1", &format!("node-{node}")]);
+    let papers: Vec<Paper> = (1..=3).map(issue).collect();
+    // A further node has the certificate of the third.
+    Box::new(move |node| papers[usize::from(node.min(3)) - 1].sets("link.tls", &ca))
 }
 
 /// A person with a device at each gateway, and what the devices got: conversation, seq and text.
@@ -362,4 +395,30 @@ fn position(server: &Postgres) -> u64 {
 fn relax(server: &Postgres) {
     server.sql("postgres", "alter system set synchronous_standby_names = ''");
     server.sql("postgres", "select pg_reload_conf()");
+}
+
+#[test]
+fn nodes_and_gateways_speak_tls_and_a_node_with_anothers_certificate_is_refused() {
+    let Some(mut cluster) = Cluster::start_encrypted(1) else {
+        return postgres::skip(
+            "nodes_and_gateways_speak_tls_and_a_node_with_anothers_certificate_is_refused",
+        );
+    };
+    let mut people = people(&cluster);
+    let mut all = stored(write(&people, 0));
+    check(&mut people, &all);
+    until("the links between nodes", || {
+        let are_up = |node: &Backend| node.process.log().matches("link to another node up").count() >= 2;
+        cluster.nodes.values().all(are_up).then_some(())
+    });
+    cluster.start_node(4, "127.0.0.1:0");
+    until("the refusal of node 4", || {
+        let log = cluster.nodes[&4].process.log();
+        log.contains("the certificate of the gateway is not for this name").then_some(())
+    });
+    // It gets slots, for its lease is real, and nobody reaches it: its users write when it has gone.
+    cluster.nodes.remove(&4).expect("it runs").kill();
+    cluster.until_owned(&[1, 2, 3]);
+    all.extend(stored(write(&people, 1)));
+    check(&mut people, &all);
 }

@@ -87,7 +87,7 @@ impl Ca {
 
 impl Paper {
     /// Settings of a section.
-    fn sets(&self, section: &str, ca: &Ca) -> Vec<String> {
+    pub(crate) fn sets(&self, section: &str, ca: &Ca) -> Vec<String> {
         [("ca_file", &ca.file), ("certificate_file", &self.certificate), ("key_file", &self.key)]
             .iter()
             .map(|(key, file)| format!("{section}.{key}=\"{}\"", file.path().display()))

@@ -89,7 +89,11 @@ impl fmt::Display for LinkEnd {
             Self::Stalled => {
                 f.write_str("output over `link.output_max` for `link.stall_timeout`: slow consumer")
             }
-            Self::RefusedHere(reason) => write!(f, "refused by the other node: {reason:?}"),
+            Self::RefusedHere(reason) => write!(
+                f,
+                "refused by the other node: {reason:?}; a node is `node-<node_number>` in link.secrets_file and in its \
+                 certificate"
+            ),
             Self::PeerUnproven => f.write_str(
                 "nothing proves that this is a node of the cluster; give each node a line `node-<node_number> secret` in \
                  link.secrets_file of all nodes, or certificates",
