@@ -94,6 +94,8 @@ pub struct Transaction {
     pub conversations: Vec<ConversationRow>,
     /// New messages, by rising seq of each conversation.
     pub messages: Vec<MessageRow>,
+    /// Messages that are emptied.
+    pub emptied: Vec<EmptiedRow>,
     /// New events, by rising order of each conversation.
     pub events: Vec<EventRow>,
     /// Conversations whose settings, creator or end have changed; members do not count.
@@ -123,6 +125,7 @@ impl Transaction {
             devices: Vec::new(),
             conversations: Vec::new(),
             messages: Vec::new(),
+            emptied: Vec::new(),
             events: Vec::new(),
             groups: Vec::new(),
             members: Vec::new(),
@@ -228,8 +231,23 @@ pub struct MessageRow {
     pub digest: u64,
     /// The encoded push.
     pub body: Bytes,
+    /// The message counts as unread.
+    pub is_counted: bool,
     /// Members who get it.
     pub recipients: Vec<RecipientRow>,
+}
+
+/// A message that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmptiedRow {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Seq of the message.
+    pub seq: u64,
+    /// Seq of the message that says so. If that is not stored, nothing is emptied.
+    pub by: u64,
+    /// Emptied push.
+    pub body: Bytes,
 }
 
 /// A receiver of a message or event.

@@ -70,6 +70,11 @@ struct AppendBody {
     is_repeat: bool,
     #[prost(fixed64, tag = "14")]
     now_ms: u64,
+    /// Seq of a message that is taken back; 0: none is.
+    #[prost(uint64, tag = "15")]
+    recall_seq: u64,
+    #[prost(fixed64, tag = "16")]
+    recall_id: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -245,8 +250,10 @@ fn origin_of(user: u64, device: u32) -> Option<Origin> {
 }
 
 fn of_append(request: u64, append: Append) -> AppendBody {
-    let Append { wanted, origin: (sender, device), key, id, time_ms, digest, body, is_repeat, now_ms } =
-        append;
+    let (recall_seq, recall_id) = append.recall.unwrap_or_default();
+    let Append {
+        wanted, origin: (sender, device), key, id, time_ms, digest, body, is_repeat, now_ms, ..
+    } = append;
     let (mut conversation, mut pair, mut users, mut uids) = (0, String::new(), Vec::new(), Vec::new());
     match wanted {
         Wanted::Number(number) => conversation = number.number(),
@@ -272,6 +279,8 @@ fn of_append(request: u64, append: Append) -> AppendBody {
         body,
         is_repeat,
         now_ms,
+        recall_seq,
+        recall_id,
     }
 }
 
@@ -289,7 +298,9 @@ fn append_of(body: AppendBody) -> Option<Append> {
     };
     let (origin, key) = (origin_of(sender, device)?, MessageKey(key.as_ref().try_into().ok()?));
     let (is_repeat, now_ms) = (body.is_repeat, body.now_ms);
-    Some(Append { wanted, origin, key, id, time_ms, digest, body: body.body, is_repeat, now_ms })
+    let recall = (body.recall_seq != 0).then_some((body.recall_seq, body.recall_id));
+    let body = body.body;
+    Some(Append { wanted, origin, key, id, time_ms, digest, body, is_repeat, now_ms, recall })
 }
 
 fn of_appended(request: u64, at: AppendedAt) -> AppendedBody {

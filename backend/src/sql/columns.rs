@@ -38,8 +38,10 @@ columns!(Messages {
     id: i64,
     time_ms: i64,
     digest: i64,
+    counts: bool,
     body: &'a [u8],
 });
+columns!(Emptied { slot: i32, conversation: i64, seq: i64, by: i64, body: &'a [u8] });
 columns!(Events {
     slot: i32,
     conversation: i64,
@@ -262,6 +264,21 @@ impl<'a> Messages<'a> {
             columns.id.push(row.id.cast_signed());
             columns.time_ms.push(row.time_ms.cast_signed());
             columns.digest.push(row.digest.cast_signed());
+            columns.counts.push(row.is_counted);
+            columns.body.push(&row.body);
+        }
+        columns
+    }
+}
+
+impl<'a> Emptied<'a> {
+    pub(super) fn of(transaction: &'a Transaction) -> Self {
+        let mut columns = Self::default();
+        for row in &transaction.emptied {
+            columns.slot.push(slot_of_conversation(row.conversation));
+            columns.conversation.push(conversation_column(row.conversation));
+            columns.seq.push(row.seq.cast_signed());
+            columns.by.push(row.by.cast_signed());
             columns.body.push(&row.body);
         }
         columns

@@ -1,8 +1,8 @@
 //! The one statement of a transaction: its parameters, and what it returns.
 
 use super::columns::{
-    Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Events, Groups, Listed, Members, Messages,
-    Parameters, Parted, Recipients,
+    Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Emptied, Events, Groups, Listed, Members,
+    Messages, Parameters, Parted, Recipients,
 };
 use super::slot_column;
 use super::statements::COMMIT;
@@ -24,7 +24,8 @@ pub(super) async fn commit(
         transaction.fences.iter().map(|(slot, epoch)| (slot_column(*slot), epoch.cast_signed())).unzip();
     let node = i32::from(transaction.node.0);
     let last_id = transaction.last_id.cast_signed();
-    let (messages, events) = (Messages::of(transaction), Events::of(transaction));
+    let (messages, emptied) = (Messages::of(transaction), Emptied::of(transaction));
+    let events = Events::of(transaction);
     let (conversations, groups) = (Conversations::of(transaction), Groups::of(transaction));
     let (members, parted) = (Members::of(transaction), Parted::of(transaction));
     let (recipients, arrivals) = (Recipients::of(transaction), Arrivals::of(transaction));
@@ -33,6 +34,7 @@ pub(super) async fn commit(
     let confirmed = Confirmed::of(transaction);
     let mut parameters: Parameters<'_> = vec![&slots, &epochs, &node];
     messages.add_to(&mut parameters);
+    emptied.add_to(&mut parameters);
     events.add_to(&mut parameters);
     conversations.add_to(&mut parameters);
     groups.add_to(&mut parameters);

@@ -84,6 +84,7 @@ create table msg (
     id int8 not null,
     time_ms int8 not null,
     digest int8 not null,
+    counts bool not null,
     body bytea not null,
     primary key (slot, conv, seq),
     unique (slot, conv, sender, key));

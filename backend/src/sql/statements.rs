@@ -73,17 +73,22 @@ with fence as materialized (
     where o.node = $3 order by o.slot for share of o),
 message as materialized (
     select * from unnest($4::int4[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
-        $10::bytea[], $11::int8[], $12::int8[], $13::int8[], $14::bytea[]) with ordinality
-        m (slot, conv, seq, ord, sender, device, key, id, time_ms, digest, body, n)
+        $10::bytea[], $11::int8[], $12::int8[], $13::int8[], $14::bool[], $15::bytea[]) with ordinality
+        m (slot, conv, seq, ord, sender, device, key, id, time_ms, digest, counts, body, n)
     where slot in (select slot from fence)),
 stored as (
-    insert into msg (slot, conv, seq, sender, device, key, id, time_ms, digest, body)
-    select slot, conv, seq, sender, device, key, id, time_ms, digest, body from message order by n
+    insert into msg (slot, conv, seq, sender, device, key, id, time_ms, digest, counts, body)
+    select slot, conv, seq, sender, device, key, id, time_ms, digest, counts, body from message order by n
     on conflict (slot, conv, sender, key) do nothing
     returning slot, conv, seq),
+emptied as (
+    update msg m set body = x.body, counts = false
+    from unnest($16::int4[], $17::int8[], $18::int8[], $19::int8[], $20::bytea[]) x (slot, conv, seq, by_seq, body)
+    join stored s on s.slot = x.slot and s.conv = x.conv and s.seq = x.by_seq
+    where m.slot = x.slot and m.conv = x.conv and m.seq = x.seq),
 told as materialized (
-    select * from unnest($15::int4[], $16::int8[], $17::int8[], $18::int8[], $19::bool[], $20::bool[],
-        $21::int8[], $22::int8[], $23::bytea[])
+    select * from unnest($21::int4[], $22::int8[], $23::int8[], $24::int8[], $25::bool[], $26::bool[],
+        $27::int8[], $28::int8[], $29::bytea[])
         e (slot, conv, ord, number, is_settings, is_all, sender, device, body)
     where slot in (select slot from fence)),
 newest as (
@@ -109,8 +114,8 @@ new_conv as (
         is_silent, is_dissolved)
     select c.slot, c.conv, c.id, c.is_group, coalesce(e.seq, 0), coalesce(e.ord, 0), coalesce(e.all_ord, 0), coalesce(e.event, 0),
         c.creator, c.title, c.notice, c.by_invitation, c.is_silent, c.is_dissolved
-    from unnest($24::int4[], $25::int8[], $26::text[], $27::bool[], $28::int8[], $29::text[],
-        $30::text[], $31::bool[], $32::bool[], $33::bool[])
+    from unnest($30::int4[], $31::int8[], $32::text[], $33::bool[], $34::int8[], $35::text[],
+        $36::text[], $37::bool[], $38::bool[], $39::bool[])
         c (slot, conv, id, is_group, creator, title, notice, by_invitation, is_silent, is_dissolved)
     left join ends e on e.slot = c.slot and e.conv = c.conv
     where c.slot in (select slot from fence)),
@@ -120,14 +125,14 @@ old_conv as (
         creator = coalesce(g.creator, c.creator), title = coalesce(g.title, c.title), notice = coalesce(g.notice, c.notice),
         by_invitation = coalesce(g.by_invitation, c.by_invitation), is_silent = coalesce(g.is_silent, c.is_silent),
         is_dissolved = coalesce(g.is_dissolved, c.is_dissolved)
-    from ends e left join unnest($34::int4[], $35::int8[], $36::int8[], $37::text[], $38::text[],
-        $39::bool[], $40::bool[], $41::bool[])
+    from ends e left join unnest($40::int4[], $41::int8[], $42::int8[], $43::text[], $44::text[],
+        $45::bool[], $46::bool[], $47::bool[])
         g (slot, conv, creator, title, notice, by_invitation, is_silent, is_dissolved) on g.slot = e.slot and g.conv = e.conv
     where c.slot = e.slot and c.conv = e.conv),
 new_member as (
     insert into member (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered)
-    select * from unnest($42::int4[], $43::int8[], $44::int8[], $45::text[], $46::int8[], $47::int4[],
-        $48::int8[], $49::int8[], $50::int8[], $51::int8[], $52::int8[])
+    select * from unnest($48::int4[], $49::int8[], $50::int8[], $51::text[], $52::int8[], $53::int4[],
+        $54::int8[], $55::int8[], $56::int8[], $57::int8[], $58::int8[])
         m (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered)
     where m.slot in (select slot from fence)
     on conflict (slot, conv, usr) do update set visible_from = excluded.visible_from, role = excluded.role,
@@ -135,15 +140,15 @@ new_member as (
         entered = excluded.entered),
 old_member as (
     delete from member m using (
-        select * from unnest($53::int4[], $54::int8[], $55::int8[]) p (slot, conv, usr)
+        select * from unnest($59::int4[], $60::int8[], $61::int8[]) p (slot, conv, usr)
         where slot in (select slot from fence)) p
     where m.slot = p.slot and m.conv = p.conv and m.usr = p.usr),
 recipient as materialized (
     select e.slot as conv_slot, e.conv, e.ord, e.seq, e.event, e.body, e.sender, e.device, r.slot, r.usr, r.pos, r.entered,
         r.passage, case when r.usr = e.sender then e.device end as own_device,
         r.pos is not null and r.slot in (select slot from fence) as is_direct
-    from unnest($56::int4[], $57::int8[], $58::int8[], $59::int4[], $60::int8[], $61::int8[],
-        $62::int8[], $63::int4[]) r (at, conv, ord, slot, usr, pos, entered, passage)
+    from unnest($62::int4[], $63::int8[], $64::int8[], $65::int4[], $66::int8[], $67::int8[],
+        $68::int8[], $69::int4[]) r (at, conv, ord, slot, usr, pos, entered, passage)
     join entry e on e.slot = r.at and e.conv = r.conv and e.ord = r.ord),
 before as (
     select e.slot, e.conv, e.ord, greatest(c.last_all, 0, max(case when e.is_all then e.ord end) over (
@@ -161,8 +166,8 @@ sent as (
 arrival as materialized (
     select slot, usr, pos, conv, ord, seq, event, body, own_device as device from recipient where is_direct
     union all
-    select * from unnest($64::int4[], $65::int8[], $66::int8[], $67::int8[], $68::int8[], $69::int8[],
-        $70::int8[], $71::bytea[], $72::int8[]) a (slot, usr, pos, conv, ord, seq, event, body, device)
+    select * from unnest($70::int4[], $71::int8[], $72::int8[], $73::int8[], $74::int8[], $75::int8[],
+        $76::int8[], $77::bytea[], $78::int8[]) a (slot, usr, pos, conv, ord, seq, event, body, device)
     where a.slot in (select slot from fence)),
 new_inbox as (
     insert into inbox (slot, usr, pos, conv, seq, event, body, device)
@@ -171,7 +176,7 @@ new_arrived as (
     insert into arrived (slot, usr, conv, ord) select slot, usr, conv, max(ord) from arrival group by slot, usr, conv
     on conflict (slot, usr, conv) do update set ord = greatest(arrived.ord, excluded.ord)),
 listed as materialized (
-    select * from unnest($73::int4[], $74::int8[], $75::int8[], $76::text[], $77::int8[])
+    select * from unnest($79::int4[], $80::int8[], $81::int8[], $82::text[], $83::int8[])
         l (slot, usr, conv, id, since)
     where slot in (select slot from fence)),
 new_listing as (
@@ -181,7 +186,7 @@ old_listing as (
     delete from listing g using listed l where l.since is null and g.slot = l.slot and g.usr = l.usr and g.conv = l.conv),
 ack as materialized (
     select slot, usr, device, max(acked) as acked, max(trimmed) as trimmed
-    from unnest($78::int4[], $79::int8[], $80::int8[], $81::int8[], $82::int8[])
+    from unnest($84::int4[], $85::int8[], $86::int8[], $87::int8[], $88::int8[])
         c (slot, usr, device, acked, trimmed)
     where slot in (select slot from fence) group by slot, usr, device),
 stream as (
@@ -192,7 +197,7 @@ stream as (
 new_account as (
     insert into account (slot, usr, uid, last_pos, trimmed)
     select a.slot, a.usr, a.uid, coalesce(s.pos, 0), 0
-    from unnest($83::int4[], $84::int8[], $85::text[]) a (slot, usr, uid)
+    from unnest($89::int4[], $90::int8[], $91::text[]) a (slot, usr, uid)
     left join stream s on s.slot = a.slot and s.usr = a.usr
     where a.slot in (select slot from fence)),
 old_account as (
@@ -200,7 +205,7 @@ old_account as (
     from stream s where a.slot = s.slot and a.usr = s.usr),
 new_device as (
     insert into device (slot, usr, device, name, platform, acked)
-    select * from unnest($86::int4[], $87::int8[], $88::int8[], $89::text[], $90::int8[], $91::int8[])
+    select * from unnest($92::int4[], $93::int8[], $94::int8[], $95::text[], $96::int8[], $97::int8[])
         d (slot, usr, device, name, platform, acked)
     where d.slot in (select slot from fence)),
 old_device as (
@@ -211,11 +216,11 @@ trimmed as (
     where i.slot = k.slot and i.usr = k.usr and i.pos <= k.trimmed),
 confirmed as (
     delete from outbox o using (
-        select * from unnest($92::int4[], $93::int8[], $94::int8[], $95::int8[]) c (slot, conv, usr, ord)
+        select * from unnest($98::int4[], $99::int8[], $100::int8[], $101::int8[]) c (slot, conv, usr, ord)
         where slot in (select slot from fence)) c
     where o.slot = c.slot and o.conv = c.conv and o.usr = c.usr and o.ord <= c.ord),
 id as (
-    insert into node_id as i (number, last_id) values ($3, $96)
+    insert into node_id as i (number, last_id) values ($3, $102)
     on conflict (number) do update set last_id = greatest(i.last_id, excluded.last_id))
 select 0::int4 as kind, f.at as n, 0::int8, 0::int8, 0::int8, 0::int8
 from unnest($1::int4[]) with ordinality f (slot, at) where f.slot not in (select slot from fence)
@@ -284,6 +289,6 @@ left join msg m on m.slot = w.slot and m.conv = w.conv and m.seq = c.last_seq
     and m.seq >= greatest(o.visible_from, o.cleared + 1) and octet_length(m.body) <= $4
 cross join lateral (
     select count(*) from (
-        select 1 from msg x where x.slot = w.slot and x.conv = w.conv and x.seq > greatest(o.read, o.visible_from - 1, o.cleared)
+        select 1 from msg x where x.slot = w.slot and x.conv = w.conv and x.counts and x.seq > greatest(o.read, o.visible_from - 1, o.cleared)
         limit $5) x) u
 order by w.n";

@@ -51,6 +51,15 @@ impl ConversationTable {
     }
 }
 
+/// Largest number that a client gives.
+const NUMBER_MAX: u64 = 10_000;
+
+/// Returns the client's number of a message; of a recall, which has a key of the node's, the message id.
+pub(crate) fn number(message: &MessageRow) -> u64 {
+    let number = u64::from_le_bytes(message.key.0[..8].try_into().expect("8 bytes"));
+    if number <= NUMBER_MAX { number } else { message.id }
+}
+
 /// A message or event that was told.
 #[derive(Debug)]
 pub(crate) struct Told {
@@ -129,6 +138,11 @@ impl Cells {
         let (ends, told) = (Ends::default(), BTreeMap::new());
         let table = ConversationTable { row, messages, ends, events, told, keys };
         self.conversations.insert(table.row.conversation, table);
+    }
+
+    /// The client's number of a message.
+    pub(crate) fn number_of(&self, id: &str, seq: u64) -> u64 {
+        number(&self.conversations[&self.ids[id]].messages[&seq])
     }
 
     /// The conversation that is there from the beginning.
@@ -360,6 +374,18 @@ impl Cells {
                 recipients: &row.recipients,
             });
         }
+        for row in transaction.emptied.iter().filter(|row| is_ours(row.conversation.number())) {
+            let messages =
+                &mut self.conversations.get_mut(&row.conversation).expect("a conversation").messages;
+            if entries
+                .iter()
+                .any(|it| (it.conversation, it.content) == (row.conversation, Content::Message(row.by)))
+            {
+                let message = messages.get_mut(&row.seq).expect("a message");
+                assert!(message.is_counted, "a message is taken back once");
+                (message.body, message.is_counted) = (row.body.clone(), false);
+            }
+        }
         entries.sort_by_key(|entry| (entry.conversation, entry.order));
         let mut arriving = Vec::new();
         entries.iter().for_each(|entry| self.fan_out(entry, is_ours, &mut arriving));
@@ -489,7 +515,8 @@ impl Cells {
         let latest = messages.last_key_value().map_or(0, |(seq, _)| *seq);
         let last = messages.get(&latest).filter(|_| latest >= own.first_visible());
         let from = (own.read + 1).max(own.first_visible());
-        let unread = messages.range(from..).take(usize::try_from(UNREAD_MAX).expect("small")).count();
+        let unread = messages.range(from..).filter(|(_, it)| it.is_counted);
+        let unread = unread.take(usize::try_from(UNREAD_MAX).expect("small")).count();
         let peer = row.members.iter().map(|it| it.member).find(|member| !row.is_group && member.user != user);
         Some(ListedState {
             conversation: of,

@@ -123,6 +123,8 @@ coverage! {
     read;
     /// Conversations deleted for oneself.
     cleared;
+    /// Messages taken back.
+    recalled;
     /// Lists of conversations with something in them.
     lists;
     /// Events that devices received.

@@ -450,6 +450,7 @@ impl World {
             Code::Ok | Code::Dup => {
                 self.coverage.dups += u64::from(code == Code::Dup);
                 let flight = it.flights.remove(&target).expect("it is current");
+                it.requests.messages.push((answer.conversation.clone(), answer.seq, answer.message_id));
                 it.told.push((target, flight.number, answer.conversation, answer.seq));
                 self.send_due(device);
             }
@@ -480,9 +481,14 @@ impl World {
         if self.on_event(session.slot(), body) {
             return self.tell_node(node, ToNode::Acked(session, push));
         }
+        // A message that was taken back is empty, and so is that which says so.
+        let number = match body.payload.get(..8) {
+            Some(number) => u64::from_le_bytes(number.try_into().expect("8 bytes")),
+            None => self.cells.number_of(&body.conversation, body.seq),
+        };
         let it = &mut self.gateway.devices[session.slot()];
         self.coverage.pushes += 1;
-        let number = u64::from_le_bytes(body.payload[..8].try_into().expect("8 bytes"));
+        it.requests.messages.push((body.conversation.clone(), body.seq, body.message_id));
         if it.received.iter().any(|(_, _, known)| *known == number) {
             self.coverage.repeated_pushes += 1;
         } else {

@@ -5,6 +5,7 @@
 //! true. `SIM_SEED=7` replays one seed.
 
 mod cells;
+mod conformance;
 mod coverage;
 mod gateway;
 mod mirror;

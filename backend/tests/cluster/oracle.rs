@@ -1,5 +1,6 @@
 //! Judgement at the end of each run: the facts that have to be true, whatever happened.
 
+use crate::cells::number;
 use crate::world::World;
 use moorline_backend::cluster::cell::MessageRow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,11 @@ impl World {
                 let own = table.row.members.iter().find(|it| *it.uid == *device.uid);
                 let from = own.map_or(u64::MAX, |it| it.member.first_visible());
                 let is_refused = |message: &MessageRow| {
-                    let key = u64::from_le_bytes(message.key.0[..8].try_into().expect("8 bytes"));
-                    device.refused.contains(&key)
+                    let key = number(message);
+                    // The answer to a recall is not kept here.
+                    let own = self.cells.device(&device.uid, &device.name);
+                    let is_own_recall = own == Some(message.origin) && !message.is_counted;
+                    device.refused.contains(&key) || is_own_recall
                 };
                 let is_owed = |message: &MessageRow| {
                     self.cells.is_owed(&device.uid, &device.name, table.row.conversation, message.order)
@@ -60,7 +64,7 @@ impl World {
             for (seq, message) in &table.messages {
                 missing += seq - expected;
                 expected = seq + 1;
-                let key = u64::from_le_bytes(message.key.0[..8].try_into().expect("8 bytes"));
+                let key = number(message);
                 let place = (table.row.id.to_string(), *seq);
                 assert_eq!(places.insert(key, place.clone()), None, "message {key} is stored twice");
                 numbers.insert(place, key);

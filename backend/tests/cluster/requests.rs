@@ -26,6 +26,8 @@ pub(crate) struct Requests {
     flight: Option<Flight>,
     /// Events that were pushed, by message id, once each.
     pub(crate) events: BTreeSet<u64>,
+    /// Messages that may be taken back: conversation, seq, id.
+    pub(crate) messages: Vec<(String, u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,7 @@ fn request(random: &mut Random, user: usize) -> (&'static str, Bytes) {
     let mut random_user = other;
     let (first, second) = (random_user(), random_user());
     let change = im::GroupChangeRequest { conversation: conversation.clone(), ..Default::default() };
-    match random.below(12) {
+    match random.below(14) {
         0 | 1 => ("im.group.join", encode(&im::GroupRequest { conversation, after: String::new() })),
         2 => ("im.group.leave", encode(&im::GroupRequest { conversation, after: String::new() })),
         3 => {
@@ -108,6 +110,8 @@ fn request(random: &mut Random, user: usize) -> (&'static str, Bytes) {
             let create = im::GroupCreateRequest { group: "made".into(), members: vec![first, second] };
             ("im.group.create", encode(&create))
         }
+        // Which message is chosen when it is sent.
+        11 | 12 => ("im.recall", Bytes::new()),
         _ => ("im.conversations", encode(&im::ConversationsRequest::default())),
     }
 }
@@ -121,8 +125,17 @@ impl World {
         let requests = &mut it.requests;
         if requests.flight.is_none()
             && requests.waiting.front().is_some_and(|(at, ..)| *at <= now_ms)
-            && let Some((_, method, payload)) = requests.waiting.pop_front()
+            && let Some((_, method, mut payload)) = requests.waiting.pop_front()
         {
+            if method == "im.recall" {
+                let count = requests.messages.len() as u64;
+                if count == 0 {
+                    return;
+                }
+                let at = usize::try_from(self.random.below(count)).expect("few");
+                let (conversation, seq, message_id) = requests.messages[at].clone();
+                payload = encode(&im::RecallRequest { conversation, seq, message_id });
+            }
             requests.flight = Some(Flight { method, payload, correlation: 0, again_ms: now_ms, tries: 0 });
         }
         if requests.flight.as_ref().is_none_or(|flight| flight.again_ms > now_ms) {
@@ -158,6 +171,7 @@ impl World {
                     "im.group.dissolve" => self.coverage.dissolved += 1,
                     "im.read" => self.coverage.read += 1,
                     "im.conversation.delete" => self.coverage.cleared += 1,
+                    "im.recall" => self.coverage.recalled += 1,
                     _ => self.coverage.lists += u64::from(!is_empty),
                 }
             }
@@ -175,7 +189,7 @@ impl World {
 
     /// Takes an event that was pushed. False: the push is a message.
     pub(crate) fn on_event(&mut self, device: usize, push: &Push) -> bool {
-        if push.happened.is_empty() {
+        if push.happened.is_empty() || push.seq > 0 {
             return false;
         }
         let happened: im::Happened = decode(&push.happened).expect("an event");

@@ -35,7 +35,7 @@ pub(super) type Answer = Result<(AppendedAt, Bytes, Origin), Refusal>;
 
 impl ClusterStore {
     /// Puts a SEND of this node's [`crate::im::Im`] on its way.
-    pub(super) fn append(&mut self, place: Place, draft: Draft) {
+    pub(super) fn append(&mut self, place: Place, draft: Draft, recall: Option<(u64, u64)>) {
         let Draft { sender, device, target, key, id, time_ms, digest, body, is_repeat } = draft;
         let wanted = match target {
             Target::Conversation(conversation) => Some(Wanted::Number(conversation)),
@@ -48,7 +48,8 @@ impl ClusterStore {
         let slot = wanted.slot();
         let (origin, body) = ((sender, device), body.freeze());
         let now_ms = self.now_ms;
-        let append = super::Append { wanted, origin, key, id, time_ms, digest, body, is_repeat, now_ms };
+        let append =
+            super::Append { wanted, origin, key, id, time_ms, digest, body, is_repeat, now_ms, recall };
         match self.table.owner(slot).node {
             Some(node) if node != self.me && !self.slots.contains_key(&slot) => {
                 self.last_request += 1;
@@ -251,6 +252,10 @@ impl Outcomes<'_> {
         }
         if let Some(known) = known {
             self.store.status.voids += 1;
+            // What it was to take back may be as it was.
+            if let Some(owned) = self.store.slots.get_mut(&slot) {
+                owned.bodies.clear();
+            }
             self.forget_streams(&message.recipients);
             let same = if known.digest == digest { Ok(known) } else { Err(Refusal::Conflict) };
             let answer = same.and_then(|known| answer_of(&self.store.slots, conversation, known, true));

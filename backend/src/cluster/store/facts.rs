@@ -1,12 +1,13 @@
 //! [`Store`] and [`Facts`] of a node.
 
 use super::questions::Asking;
-use super::reads::Reading;
+use super::reads::{PageAsk, Reading};
 use super::{ClusterStore, Op, Place};
 use crate::cluster::cell::slot_of;
 use crate::im::store::{
     Backlog, Command, Completion, ConversationId, Counts, DeviceInfo, Facts, GroupSettings, Login, Member,
-    Outcome, Read, ReadSet, Refusal, Relation, Store, SweepNeed, Swept, Ticket, UserId, WhoMayAdd, Write,
+    Outcome, Read, ReadSet, Recall, Refusal, Relation, Store, SweepNeed, Swept, Ticket, UserId, WhoMayAdd,
+    Write,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
@@ -16,7 +17,10 @@ impl ClusterStore {
     /// Takes a write of a batch. What is not built is refused.
     fn write(&mut self, place: Place, write: Write) {
         let outcome = match write {
-            Write::Append(draft) => return self.append(place, draft),
+            Write::Append(draft) => return self.append(place, draft, None),
+            Write::Recall(Recall { draft, seq, message_id }) => {
+                return self.append(place, draft, Some((seq, message_id)));
+            }
             Write::Acked { user, device, position, gone_ms } => {
                 if gone_ms > 0 {
                     end_session(&mut self.online, user);
@@ -24,7 +28,6 @@ impl ClusterStore {
                 self.push(slot_of(user.number()), Op::Acked(user, device, position));
                 Outcome::Done(Ok(None))
             }
-            Write::Recall(_) => Outcome::Appended(Err(Refusal::Denied)),
             write @ (Write::CreateGroup { .. }
             | Write::ChangeGroup { .. }
             | Write::Dissolve { .. }
@@ -40,7 +43,8 @@ impl ClusterStore {
     fn read(&mut self, ticket: Ticket, read: Read) {
         match read {
             Read::Page { conversation, reader, range, limits } => {
-                Reading { store: self }.read_page(ticket, (conversation, reader), range, limits);
+                let ask = PageAsk { ticket, conversation, reader, range, limits };
+                Reading { store: self }.read_page(ask);
             }
             Read::Conversations { user, after, bytes } => {
                 Reading { store: self }.read_listing(ticket, user, after, bytes);
@@ -199,8 +203,7 @@ impl Facts for ClusterStore {
     }
 
     fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member> {
-        let members = &self.known.head(conversation)?.members;
-        members.iter().find(|member| member.user == user).copied()
+        self.known.member(conversation, user)
     }
 
     fn members(

@@ -247,7 +247,10 @@ impl Build<'_> {
         let members = groups::create(&Judge(self.limits), by, &members, ends.seq + 1)?;
         let entered = ends.order + 1;
         let members = members.into_iter().map(|member| membership(member, users, entered));
-        let members: Vec<Membership> = members.collect::<Result<_, _>>()?;
+        let mut members: Vec<Membership> = members.collect::<Result<_, _>>()?;
+        // The creator has been in it longest.
+        let creator = members.iter_mut().filter(|it| it.member.user == by.0);
+        creator.for_each(|it| it.member.since = entered - 1);
         let conversation = before.unwrap_or_else(|| {
             owned.conversations_count += 1;
             ConversationId::new(number_in(slot, owned.conversations_count))

@@ -56,6 +56,12 @@ impl KnownFacts {
         self.heads.get(&conversation)
     }
 
+    pub(super) fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member> {
+        let members = &self.head(conversation)?.members;
+        let at = members.binary_search_by_key(&user, |member| member.user).ok()?;
+        members.get(at).copied()
+    }
+
     /// Id of the conversation of two users whose names are known.
     pub(super) fn id_of_two(&self, a: UserId, b: UserId) -> Option<Arc<str>> {
         let mut id = String::new();

@@ -11,7 +11,7 @@
 //! Node 2 puts the message into bob's stream, tells its `Im` by [`crate::im::store::Completion::Arrived`], and confirms.
 //!
 //! The driver gives [`ClusterStore`] the time, replies of cells and messages of nodes by `handle_*`, lets its `Im` take
-//! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]: recalls, relations,
+//! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]: relations,
 //! invitations, profiles, settings of users, rules for logins, deletion of users, retention.
 
 mod batches;
@@ -44,7 +44,7 @@ use ops::{Asker, Build, Done, Op};
 use ownership::Pending;
 use questions::{Asking, Kind};
 use reads::{Reading, Reads};
-use slot::{OwnedSlot, QUEUE_MAX};
+use slot::{BODIES_MAX, OwnedSlot, QUEUE_MAX};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -76,13 +76,15 @@ pub const GROUP_MEMBERS_MAX: usize = 1000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) group_members: usize,
+    pub(super) recall_window_ms: u64,
     pub(super) rules: Rules,
 }
 
 impl Limits {
     fn of(config: &ImConfig) -> Self {
         let group_members = config.group_members_max.min(GROUP_MEMBERS_MAX);
-        Self { group_members, rules: Rules::new(config) }
+        let recall_window_ms = u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX);
+        Self { group_members, recall_window_ms, rules: Rules::new(config) }
     }
 }
 
@@ -463,12 +465,17 @@ impl ClusterStore {
         };
         let busy: Vec<Slot> = self.active.busy.iter().copied().filter(can_go).collect();
         let mut loads = Vec::new();
+        for slot in &busy {
+            if let Some(owned) = self.slots.get_mut(slot).filter(|owned| owned.bodies.len() > BODIES_MAX) {
+                owned.bodies.clear();
+            }
+        }
         let mut build = Build::new(layout, self.me, self.limits, &mut self.slots);
         for slot in busy {
             while build.ops.len() < OPS_MAX
                 && let Some(mut op) = build.slots.get_mut(&slot).and_then(|owned| owned.queue.pop_front())
             {
-                let needs = build.needs(slot, &op);
+                let needs = if build.is_repeated(&op) { Vec::new() } else { build.needs(slot, &op) };
                 if needs.is_empty() && build.execute(slot, &mut op) {
                     build.ops.push((slot, op));
                     continue;

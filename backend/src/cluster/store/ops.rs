@@ -9,11 +9,12 @@ use super::questions::{Answered, Kind, Question};
 use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot};
 use super::{Layout, Limits, batches::Place};
 use crate::cluster::cell::{
-    ArrivalRow, Content, ConversationRow, CursorRow, Deliver, DeviceRow, Ends, Known, ListedRow, Load,
-    Membership, MessageRow, Passage, RecipientRow, Transaction, number_in, slot_of,
+    ArrivalRow, Content, ConversationRow, CursorRow, Deliver, DeviceRow, EmptiedRow, Ends, Known, ListedRow,
+    Load, Membership, MessageRow, Passage, RecipientRow, Transaction, number_in, slot_of,
 };
 use crate::cluster::chain::{self, Arrival, Chain};
 use crate::im::names::Names;
+use crate::im::store::rules::recalls;
 use crate::im::store::{
     Backlog, ConversationId, DeviceCursor, DeviceNumber, GroupSettings, LoggedIn, Member, Origin, Refusal,
     Role, Ticket, UserId, rules, seal,
@@ -65,6 +66,8 @@ pub struct Append {
     pub is_repeat: bool,
     /// Time of the sender's node, in Unix milliseconds.
     pub now_ms: u64,
+    /// Seq and id of a message that this one takes back. `None`: this one says something.
+    pub recall: Option<(u64, u64)>,
 }
 
 /// Place of an answer to an [`Append`] or a [`Question`].
@@ -183,6 +186,11 @@ impl<'a> Build<'a> {
         transaction.listed.extend(listed);
     }
 
+    /// True if the same message is in this transaction: whatever is read now does not know of it.
+    pub(super) fn is_repeated(&self, op: &Op) -> bool {
+        matches!(op, Op::Append(append, _) if self.keys.contains(&(append.origin.0, append.key)))
+    }
+
     /// Reads that an operation at the head of a slot's queue has to wait for.
     pub(super) fn needs(&self, slot: Slot, op: &Op) -> Vec<Load> {
         let Some(owned) = self.slots.get(&slot) else { return Vec::new() };
@@ -219,6 +227,11 @@ impl<'a> Build<'a> {
                 let key = (conversation, append.origin.0, append.key);
                 if append.is_repeat && !owned.keys.contains_key(&key) {
                     needs.push(Load::Key(key.0, key.1, key.2));
+                }
+                if let Some((seq, _)) = append.recall
+                    && !owned.bodies.contains_key(&(conversation, seq))
+                {
+                    needs.push(Load::Bodies(vec![(conversation, Content::Message(seq))]));
                 }
                 let row = owned.conversations.get(&conversation).map(|known| &known.row);
                 row.into_iter().flat_map(|row| &row.members).map(|it| it.member.user).collect()
@@ -294,16 +307,22 @@ impl<'a> Build<'a> {
             return Ok(());
         }
         let place = owned.conversations.get_mut(&conversation).ok_or(Refusal::NotFound)?;
-        if place.row.is_dissolved {
-            return Err(Refusal::NotFound);
-        }
         let member = place.row.member(sender).ok_or(Refusal::NotMember)?.member;
-        rules::judge_speaker(&member, place.row.settings.is_silent, append.now_ms)?;
+        if append.recall.is_some() {
+            self.recall(slot, conversation, append)?;
+        } else {
+            rules::judge_speaker(&member, place.row.settings.is_silent, append.now_ms)?;
+        }
+        let place = self.slots.get_mut(&slot).and_then(|it| it.conversations.get_mut(&conversation));
+        let place = place.ok_or(Refusal::Moved)?;
         place.given.seq += 1;
         let seq = place.given.seq;
         let (order, recipients) = self.fan_out(slot, conversation, &[], None);
         // Who answers has read what was said before.
-        self.read(slot, conversation, sender, seq);
+        let is_counted = append.recall.is_none();
+        if is_counted {
+            self.read(slot, conversation, sender, seq);
+        }
         self.done.push(Done::Stored(asker, self.transaction.messages.len()));
         self.transaction.messages.push(MessageRow {
             conversation,
@@ -315,8 +334,36 @@ impl<'a> Build<'a> {
             time_ms: append.time_ms,
             digest: append.digest,
             body: seal(BytesMut::from(&append.body[..]), seq),
+            is_counted,
             recipients,
         });
+        Ok(())
+    }
+
+    /// Empties the message that another one, which gets the next seq, takes back.
+    fn recall(&mut self, slot: Slot, conversation: ConversationId, append: &Append) -> Result<(), Refusal> {
+        let Some((seq, message_id)) = append.recall else { return Ok(()) };
+        let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
+        let body = owned.bodies.remove(&(conversation, seq)).flatten();
+        let place = owned.conversations.get(&conversation).ok_or(Refusal::NotFound)?;
+        let it = place.row.member(append.origin.0).ok_or(Refusal::NotMember)?;
+        let is_there = seq >= it.member.first_visible() && seq <= place.stored.seq;
+        let body = body.filter(|_| is_there).ok_or(Refusal::NotFound)?;
+        let wish = recalls::Wish {
+            by: &it.uid,
+            role: it.member.role(),
+            seq,
+            message_id,
+            is_under_way: false,
+            now_ms: append.now_ms,
+            window_ms: self.limits.recall_window_ms,
+        };
+        let judged = recalls::judge(&body, &wish);
+        // The next one finds it as it is when this transaction is durable.
+        let after = judged.as_ref().unwrap_or(&body).clone();
+        let by = place.given.seq + 1;
+        owned.bodies.insert((conversation, seq), Some(after));
+        self.transaction.emptied.push(EmptiedRow { conversation, seq, by, body: judged? });
         Ok(())
     }
 

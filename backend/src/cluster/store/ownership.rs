@@ -29,6 +29,7 @@ pub(super) enum Pending {
     Stream(Box<StreamRead>, Load),
     Bodies(Ticket, Vec<Load>),
     Page(Box<super::reads::PageRead>, Load),
+    PageHead(Box<super::reads::PageAsk>, Load),
     Listing(Ticket, Load),
     Listed(Ticket, Vec<Load>),
 }

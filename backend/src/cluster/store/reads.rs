@@ -56,6 +56,16 @@ pub(super) struct StreamRead {
     missing: usize,
 }
 
+/// A wish for history.
+#[derive(Debug)]
+pub(super) struct PageAsk {
+    pub(super) ticket: Ticket,
+    pub(super) conversation: ConversationId,
+    pub(super) reader: UserId,
+    pub(super) range: (u64, u64),
+    pub(super) limits: PageLimits,
+}
+
 /// A read of history.
 #[derive(Debug)]
 pub(super) struct PageRead {
@@ -196,17 +206,24 @@ impl Reading<'_> {
         self.store.ask(self.store.layout.cell(slot), CellRequest::Load(vec![load]), pending);
     }
 
-    /// Reads history, as a member may see it whose conversation was prefetched.
-    pub(super) fn read_page(
-        &mut self,
-        ticket: Ticket,
-        (conversation, reader): (ConversationId, UserId),
-        (from, to): (u64, u64),
-        limits: PageLimits,
-    ) {
+    /// Reads history, as a member may see it.
+    pub(super) fn read_page(&mut self, ask: PageAsk) {
+        let missing = self.load_of_number(ask.conversation, Whose::One(ask.reader));
+        match missing {
+            Some((slot, load)) if self.store.known.member(ask.conversation, ask.reader).is_none() => {
+                let cell = self.store.layout.cell(slot);
+                let pending = Pending::PageHead(Box::new(ask), load.clone());
+                self.store.ask(cell, CellRequest::Load(vec![load]), pending);
+            }
+            _ => self.read_known_page(&ask),
+        }
+    }
+
+    /// Reads history of a conversation that is known.
+    fn read_known_page(&mut self, ask: &PageAsk) {
+        let PageAsk { ticket, conversation, reader, range: (from, to), limits } = *ask;
         let head = self.store.known.head(conversation);
-        let member = head.and_then(|head| head.members.iter().find(|member| member.user == reader));
-        let (Some(head), Some(member)) = (head, member) else {
+        let (Some(head), Some(member)) = (head, self.store.known.member(conversation, reader)) else {
             return self.store.done.push_back((ticket, Completion::Page(Err(Refusal::NotMember))));
         };
         let (from, latest) = (from.max(1), head.latest);
@@ -224,9 +241,10 @@ impl Reading<'_> {
             Pending::Facts(_, loads) | Pending::Bodies(_, loads) | Pending::Listed(_, loads) => {
                 (loads.first().and_then(slot_of_load), loads.clone())
             }
-            Pending::Stream(_, load) | Pending::Page(_, load) | Pending::Listing(_, load) => {
-                (slot_of_load(load), vec![load.clone()])
-            }
+            Pending::Stream(_, load)
+            | Pending::Page(_, load)
+            | Pending::PageHead(_, load)
+            | Pending::Listing(_, load) => (slot_of_load(load), vec![load.clone()]),
             pending => unreachable!("{pending:?} is not a read"),
         };
         if let Some(slot) = slot {
@@ -246,6 +264,10 @@ impl Reading<'_> {
             Pending::Listed(ticket, _) => self.on_listed(ticket, loaded),
             Pending::Stream(read, _) => self.on_rows(*read, loaded),
             Pending::Bodies(ticket, _) => self.on_bodies(ticket, loaded),
+            Pending::PageHead(ask, _) => {
+                loaded.into_iter().for_each(|loaded| self.learn_facts(loaded));
+                self.read_known_page(&ask);
+            }
             Pending::Page(read, _) => {
                 let page = read.page(loaded);
                 self.store.done.push_back((read.ticket, Completion::Page(Ok(page))));

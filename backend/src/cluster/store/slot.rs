@@ -5,11 +5,12 @@
 
 use super::ops::Op;
 use crate::cluster::cell::{
-    ConfirmedRow, ConversationRow, Deliver, DeviceRow, Ends, Known, Load, Loaded, Membership, SlotHead,
-    UserState,
+    ConfirmedRow, Content, ConversationRow, Deliver, DeviceRow, Ends, Known, Load, Loaded, Membership,
+    SlotHead, UserState,
 };
 use crate::cluster::chain::{Chain, Link};
 use crate::im::store::{ConversationId, DeviceNumber, UserId};
+use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use moorline_proto::ids::MessageKey;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +20,9 @@ use std::sync::Arc;
 pub(super) const QUEUE_MAX: usize = 4096;
 /// Messages of one slot that are on their way to other slots; at the limit SENDs are answered RETRY.
 pub(super) const OUTBOX_MAX: usize = 65_536;
+
+/// Messages in [`OwnedSlot::bodies`]; at the limit all are forgotten before the next transaction.
+pub(super) const BODIES_MAX: usize = 64;
 
 /// A conversation.
 #[derive(Debug)]
@@ -127,6 +131,8 @@ pub(super) struct OwnedSlot {
     pub(super) absent: HashSet<u64>,
     /// Keys that operations in the queue ask for.
     pub(super) keys: HashMap<KeyOf, Option<Known>>,
+    /// Messages that operations in the queue want to take back, and those that were.
+    pub(super) bodies: HashMap<(ConversationId, u64), Option<Bytes>>,
     pub(super) chains: BTreeMap<(UserId, ConversationId), Chain<Deliver>>,
     /// Messages in `chains`.
     pub(super) outbox: usize,
@@ -213,6 +219,14 @@ impl OwnedSlot {
                     self.users.insert(user, User::of((**state).clone()));
                 }
                 return is_new.then_some(user);
+            }
+            (Load::Bodies(wanted), Loaded::Bodies(found, _)) => {
+                for (of, content) in wanted {
+                    if let Content::Message(seq) = content {
+                        let body = found.iter().find(|(at, it, _)| (at, it) == (of, content));
+                        self.bodies.entry((*of, *seq)).or_insert_with(|| body.map(|(.., body)| body.clone()));
+                    }
+                }
             }
             (Load::Key(conversation, sender, key), Loaded::Key(known)) => {
                 self.keys.insert((*conversation, *sender, *key), *known);

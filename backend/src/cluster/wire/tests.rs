@@ -26,10 +26,11 @@ fn append() -> impl Strategy<Value = Append> {
     });
     let wanted = prop_oneof![name().prop_map(|it| Wanted::Number(ConversationId::new(it))), pair];
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    (wanted, origin(), any::<[u8; 16]>(), numbers, bytes(), any::<bool>()).prop_map(
-        |(wanted, origin, key, (id, time_ms, digest, now_ms), body, is_repeat)| {
+    let recall = proptest::option::of((1_u64.., any::<u64>()));
+    (wanted, origin(), any::<[u8; 16]>(), numbers, bytes(), any::<bool>(), recall).prop_map(
+        |(wanted, origin, key, (id, time_ms, digest, now_ms), body, is_repeat, recall)| {
             let key = MessageKey(key);
-            Append { wanted, origin, key, id, time_ms, digest, body, is_repeat, now_ms }
+            Append { wanted, origin, key, id, time_ms, digest, body, is_repeat, now_ms, recall }
         },
     )
 }

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
 use prost::Message;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Longest time of a command.
@@ -21,11 +22,15 @@ pub(super) struct Bench<S> {
     pub(super) store: S,
     pub(super) next_id: u64,
     ticket: Ticket,
+    /// Users in the order in which they became known.
+    users: Vec<UserId>,
+    /// Keys of drafts, by sender.
+    keys: HashSet<(UserId, u8)>,
 }
 
 impl<S: Store> Bench<S> {
     pub(super) fn new(store: S) -> Self {
-        Self { store, next_id: 1, ticket: Ticket::FIRST }
+        Self { store, next_id: 1, ticket: Ticket::FIRST, users: Vec::new(), keys: HashSet::new() }
     }
 
     pub(super) fn next_ticket(&mut self) -> Ticket {
@@ -67,7 +72,16 @@ impl<S: Store> Bench<S> {
         let user = store.try_user(uid).expect("room for users");
         assert_eq!(store.try_user(uid), Some(user), "a uid keeps its number");
         assert_eq!(store.uid(user), uid);
+        if !self.users.contains(&user) {
+            self.users.push(user);
+        }
         user
+    }
+
+    /// In the order in which the users became known: the numbers that a store gives mean nothing.
+    fn in_order(&self, mut users: Vec<UserId>) -> Vec<UserId> {
+        users.sort_by_key(|user| self.users.iter().position(|known| known == user));
+        users
     }
 
     pub(super) fn find_user(&mut self, uid: &str) -> Option<UserId> {
@@ -88,7 +102,8 @@ impl<S: Store> Bench<S> {
 
     pub(super) fn members(&mut self, conversation: ConversationId) -> Vec<UserId> {
         let store = self.fetch(&[Need::Members(conversation)]);
-        store.members(conversation, None).map(|member| member.user).collect()
+        let members = store.members(conversation, None).map(|member| member.user).collect();
+        self.in_order(members)
     }
 
     pub(super) fn relation(&mut self, user: UserId, other: UserId) -> Relation {
@@ -198,8 +213,9 @@ impl<S: Store> Bench<S> {
         let push = Push { message_id: id, sender: self.name_of(sender), ..Default::default() };
         let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
         push.encode_raw(&mut body);
+        let is_repeat = !self.keys.insert((sender, key));
         let (device, key) = (DeviceNumber(device), MessageKey([key; 16]));
-        Write::Append(Draft { is_repeat: false, sender, device, target, key, id, time_ms: id, digest, body })
+        Write::Append(Draft { is_repeat, sender, device, target, key, id, time_ms: id, digest, body })
     }
 
     pub(super) fn append(&mut self, draft: Write) -> Result<Stored, Refusal> {
@@ -230,7 +246,7 @@ impl<S: Store> Bench<S> {
     pub(super) fn done(&mut self, write: Write) -> Result<Vec<UserId>, Refusal> {
         match self.commit(0, vec![write]).pop() {
             Some((Outcome::Done(result), told)) => {
-                let told: Vec<_> = told.into_iter().map(|(user, _)| user).collect();
+                let told = self.in_order(told.into_iter().map(|(user, _)| user).collect());
                 result.map(|_| told)
             }
             other => panic!("it was answered by {other:?}"),

@@ -26,36 +26,106 @@ const WIDE: PageLimits = PageLimits { messages: 1000, bytes: 1 << 20 };
 ///
 /// # Panics
 /// If the store does not do what [`Store`] says.
-pub fn check<S: Store>(mut open: impl FnMut(&ImConfig) -> S) {
-    let mut fresh = |config: ImConfig| Bench::new(open(&config));
-    seqs_are_dense_and_keys_count_once(&mut fresh(ImConfig::default()));
-    let idempotency_window = Duration::from_millis(100);
-    keys_are_forgotten(&mut fresh(ImConfig { idempotency_window, ..ImConfig::default() }));
-    only_members_write_and_read(&mut fresh(ImConfig { group_members_max: 3, ..ImConfig::default() }));
-    pages_cover_their_range(&mut fresh(ImConfig::default()));
-    inboxes_wait_for_every_device(&mut fresh(ImConfig { devices_max: 2, ..ImConfig::default() }));
-    full_inboxes_say_where_to_pull(&mut fresh(ImConfig { inbox_entries_max: 3, ..ImConfig::default() }));
-    roles_say_who_may_do_what(&mut fresh(ImConfig { group_members_max: 4, ..ImConfig::default() }));
-    messages_are_taken_back_once(&mut fresh(ImConfig::default()));
-    what_is_read_is_told_and_counted(&mut fresh(ImConfig::default()));
-    friends_and_blocks_say_who_may_write(&mut fresh(ImConfig {
-        who_may_write: WhoMayWrite::Friends,
-        relations_max: 2,
-        blocks_max: 1,
-        ..ImConfig::default()
-    }));
-    large_groups_are_read_by_cursor(&mut fresh(ImConfig { fanout_members_max: 3, ..ImConfig::default() }));
-    devices_and_profiles_are_kept(&mut fresh(ImConfig::default()));
-    events::they_are_stored_once(&mut fresh(ImConfig::default()));
-    deletion::a_dissolved_group_is_gone_and_its_seqs_are_not_given_again(&mut fresh(ImConfig::default()));
-    deletion::the_last_member_ends_a_group(&mut fresh(ImConfig::default()));
-    deletion::a_conversation_is_deleted_for_one_user(&mut fresh(ImConfig::default()));
-    deletion::expired_messages_become_voids(&mut fresh(ImConfig {
-        retention: Duration::from_secs(100),
-        ..ImConfig::default()
-    }));
-    deletion::a_conversation_may_be_kept_longer_or_shorter(&mut fresh(ImConfig::default()));
-    deletion::a_deleted_user_leaves_nothing_and_may_come_again(&mut fresh(ImConfig::default()));
+pub fn check<S: Store>(open: impl FnMut(&ImConfig) -> S) {
+    check_some(open, |_| true);
+}
+
+/// Runs the checks whose names are wanted, for a store that is not complete. Returns their number.
+///
+/// # Panics
+/// If the store does not do what [`Store`] says.
+pub fn check_some<S: Store>(mut open: impl FnMut(&ImConfig) -> S, is_wanted: impl Fn(&str) -> bool) -> usize {
+    let mut count = 0;
+    let mut run = |name: &str, config: ImConfig, check: Check<S>| {
+        if is_wanted(name) {
+            count += 1;
+            check(&mut Bench::new(open(&config)));
+        }
+    };
+    run_of_messages(&mut run);
+    run_of_the_rest(&mut run);
+    count
+}
+
+/// One check, on a fresh store.
+type Check<S> = fn(&mut Bench<S>);
+
+fn run_of_messages<S: Store>(mut run: impl FnMut(&str, ImConfig, Check<S>)) {
+    run("seqs_are_dense_and_keys_count_once", ImConfig::default(), seqs_are_dense_and_keys_count_once);
+    run(
+        "keys_are_forgotten",
+        ImConfig { idempotency_window: Duration::from_millis(100), ..ImConfig::default() },
+        keys_are_forgotten,
+    );
+    run(
+        "only_members_write_and_read",
+        ImConfig { group_members_max: 3, ..ImConfig::default() },
+        only_members_write_and_read,
+    );
+    run("pages_cover_their_range", ImConfig::default(), pages_cover_their_range);
+    run(
+        "inboxes_wait_for_every_device",
+        ImConfig { devices_max: 2, ..ImConfig::default() },
+        inboxes_wait_for_every_device,
+    );
+    run(
+        "full_inboxes_say_where_to_pull",
+        ImConfig { inbox_entries_max: 3, ..ImConfig::default() },
+        full_inboxes_say_where_to_pull,
+    );
+    run(
+        "roles_say_who_may_do_what",
+        ImConfig { group_members_max: 4, ..ImConfig::default() },
+        roles_say_who_may_do_what,
+    );
+    run("messages_are_taken_back_once", ImConfig::default(), messages_are_taken_back_once);
+    run("what_is_read_is_told_and_counted", ImConfig::default(), what_is_read_is_told_and_counted);
+}
+
+fn run_of_the_rest<S: Store>(mut run: impl FnMut(&str, ImConfig, Check<S>)) {
+    run(
+        "friends_and_blocks_say_who_may_write",
+        ImConfig {
+            who_may_write: WhoMayWrite::Friends,
+            relations_max: 2,
+            blocks_max: 1,
+            ..ImConfig::default()
+        },
+        friends_and_blocks_say_who_may_write,
+    );
+    run(
+        "large_groups_are_read_by_cursor",
+        ImConfig { fanout_members_max: 3, ..ImConfig::default() },
+        large_groups_are_read_by_cursor,
+    );
+    run("devices_and_profiles_are_kept", ImConfig::default(), devices_and_profiles_are_kept);
+    run("they_are_stored_once", ImConfig::default(), events::they_are_stored_once);
+    run(
+        "a_dissolved_group_is_gone_and_its_seqs_are_not_given_again",
+        ImConfig::default(),
+        deletion::a_dissolved_group_is_gone_and_its_seqs_are_not_given_again,
+    );
+    run("the_last_member_ends_a_group", ImConfig::default(), deletion::the_last_member_ends_a_group);
+    run(
+        "a_conversation_is_deleted_for_one_user",
+        ImConfig::default(),
+        deletion::a_conversation_is_deleted_for_one_user,
+    );
+    run(
+        "expired_messages_become_voids",
+        ImConfig { retention: Duration::from_secs(100), ..ImConfig::default() },
+        deletion::expired_messages_become_voids,
+    );
+    run(
+        "a_conversation_may_be_kept_longer_or_shorter",
+        ImConfig::default(),
+        deletion::a_conversation_may_be_kept_longer_or_shorter,
+    );
+    run(
+        "a_deleted_user_leaves_nothing_and_may_come_again",
+        ImConfig::default(),
+        deletion::a_deleted_user_leaves_nothing_and_may_come_again,
+    );
 }
 
 /// On a device that nobody has.
@@ -350,7 +420,7 @@ fn what_is_read_is_told_and_counted<S: Store>(bench: &mut Bench<S>) {
     assert_eq!(bench.done(read((b, phone), 2)), Ok(vec![]), "it never goes back");
     assert_eq!(bench.unread("c2c:a:b", b), 2);
     let pad = bench.login("b", "pad").device;
-    assert_eq!(bench.done(read((b, pad), 99)), Ok(vec![b, a]), "the phone is told");
+    assert_eq!(bench.done(read((b, pad), 99)), Ok(vec![a, b]), "the phone is told");
     let member = bench.member(conversation, b).expect("a member");
     assert_eq!((member.read, bench.unread("c2c:a:b", b)), (5, 0), "not beyond the newest");
     bench.say(a, Target::User(b), 6);
@@ -374,7 +444,7 @@ fn friends_and_blocks_say_who_may_write<S: Store>(bench: &mut Bench<S>) {
     let friendship = |bench: &mut Bench<S>, user, other| bench.relation(user, other).friendship;
     assert_eq!((friendship(bench, a, b), friendship(bench, b, a)), (Friendship::Asked, Friendship::WasAsked));
     assert_eq!(bench.relate(a, b, RelationChange::Befriend), Ok(vec![]), "asked already");
-    assert_eq!(bench.relate(b, a, RelationChange::Befriend), Ok(vec![b, a]));
+    assert_eq!(bench.relate(b, a, RelationChange::Befriend), Ok(vec![a, b]));
     assert_eq!(
         (friendship(bench, a, b), friendship(bench, b, a)),
         (Friendship::Friends, Friendship::Friends)
@@ -390,7 +460,7 @@ fn friends_and_blocks_say_who_may_write<S: Store>(bench: &mut Bench<S>) {
     assert_eq!(bench.relate(a, d, RelationChange::Befriend), Err(Refusal::TooManyRelations));
     assert_eq!(
         bench.relate(d, a, RelationChange::Befriend),
-        Ok(vec![d, a]),
+        Ok(vec![a, d]),
         "requests of others count apart"
     );
     assert_eq!(bench.relate(a, d, RelationChange::Block), Ok(vec![a]), "so do blocks");

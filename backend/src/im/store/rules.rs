@@ -5,6 +5,7 @@
 //! presence and her group with him in it are all refused by the same line.
 
 pub mod groups;
+pub mod recalls;
 
 use super::{
     API_DEVICE, DeviceNumber, Facts, Friendship, Member, Origin, Refusal, Relation, Role, UserId, WhoMayAdd,

@@ -2,16 +2,12 @@
 
 use super::{Content, Effects, Engine, EngineStore, Known};
 use crate::im::store::directory::{Changed, Directory, KEYS, Kind};
-use crate::im::store::rules::{self, Wish};
+use crate::im::store::rules::{self, Wish, recalls};
 use crate::im::store::{
     ConversationId, Delivery, Draft, Origin, Page, PageLimits, Recall, Recipient, Refusal, Role, Stored,
     Target, UserId, seal,
 };
-use crate::im::{names, time_ms};
 use bytes::{Bytes, BytesMut};
-use moorline_proto::message::client::Push;
-use moorline_proto::message::im::{Happened, Recalled, happened};
-use moorline_proto::message::{decode, encode};
 
 impl<E: Engine> EngineStore<E> {
     pub(super) fn append(
@@ -200,28 +196,16 @@ impl<E: Engine> EngineStore<E> {
         let is_there = seq >= member.first_visible() && seq > place.gone && seq <= place.durable;
         let body =
             is_there.then(|| self.engine.message(conversation, seq)).flatten().ok_or(Refusal::NotFound)?;
-        let push: Push = decode(&body).map_err(|_| Refusal::NotFound)?;
-        if push.message_id != message_id {
-            return Err(Refusal::NotFound);
-        }
-        let by = self.directory.users.uid(draft.sender);
-        if push.sender != by && member.role() < Role::Admin {
-            return Err(Refusal::NotAllowed);
-        }
-        let is_under_way = self.recalling.get(&(conversation, seq)).is_some_and(|by| *by > place.durable);
-        if !push.happened.is_empty() || is_under_way {
-            return Err(Refusal::Denied); // nothing was said, or somebody else has taken it back
-        }
-        // By the time of the id, which a jump of the clock does not move; an imported message has the time of its line.
-        let is_imported = push.sender_device == names::IMPORT;
-        let stored_ms = if is_imported { push.time_ms } else { time_ms(push.message_id) };
-        if now_ms.saturating_sub(stored_ms) > self.limits.recall_window_ms {
-            return Err(Refusal::TooLate);
-        }
-        let recalled = Recalled { seq, message_id, by: by.to_string() };
-        let happened = encode(&Happened { what: Some(happened::What::Recalled(recalled)) });
-        let emptied = Push { r#type: 0, payload: Bytes::new(), happened, ..push };
-        Ok((conversation, encode(&emptied)))
+        let wish = recalls::Wish {
+            by: self.directory.users.uid(draft.sender),
+            role: member.role(),
+            seq,
+            message_id,
+            is_under_way: self.recalling.get(&(conversation, seq)).is_some_and(|by| *by > place.durable),
+            now_ms,
+            window_ms: self.limits.recall_window_ms,
+        };
+        Ok((conversation, recalls::judge(&body, &wish)?))
     }
 
     pub(super) fn page(
