@@ -162,6 +162,8 @@ pub enum Load {
     Page(ConversationId, u64, u64, usize),
     /// Conversations of a user, newest membership first: behind that with this id (empty: from the first), at most this many.
     Listing(UserId, Arc<str>, usize),
+    /// Profiles of users, by name.
+    Profiles(Vec<Arc<str>>),
     /// Conversations as a member sees them in a list.
     Listed(UserId, Vec<ConversationId>),
 }
@@ -185,6 +187,8 @@ pub enum Loaded {
     Page(Vec<(u64, Bytes)>),
     /// Conversations of a user. `None`: the user is not in that behind which the list should go on.
     Listing(Option<Vec<ConversationId>>),
+    /// Profiles of those users who have one, with their names.
+    Profiles(Vec<(Arc<str>, Bytes)>),
     /// Conversations that are there, and that the user is in.
     Listed(Vec<ListedState>),
 }

@@ -88,6 +88,8 @@ pub struct Transaction {
     pub fences: Vec<(Slot, u64)>,
     /// New users.
     pub users: Vec<(UserId, Arc<str>)>,
+    /// Profiles, of each user once.
+    pub profiles: Vec<(UserId, Bytes)>,
     /// New devices.
     pub devices: Vec<(UserId, DeviceRow)>,
     /// New conversations.
@@ -122,6 +124,7 @@ impl Transaction {
             last_id: 0,
             fences: Vec::new(),
             users: Vec::new(),
+            profiles: Vec::new(),
             devices: Vec::new(),
             conversations: Vec::new(),
             messages: Vec::new(),
@@ -140,6 +143,7 @@ impl Transaction {
     /// True if nothing is written.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
+            && self.profiles.is_empty()
             && self.devices.is_empty()
             && self.messages.is_empty()
             && self.events.is_empty()

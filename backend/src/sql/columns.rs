@@ -113,6 +113,7 @@ columns!(Arrivals {
 columns!(Listed { slot: i32, user: i64, conversation: i64, id: &'a str, since: Option<i64> });
 columns!(Acks { slot: i32, user: i64, device: i64, acked: i64, trimmed: i64 });
 columns!(Accounts { slot: i32, user: i64, uid: &'a str });
+columns!(Profiles { slot: i32, user: i64, body: &'a [u8] });
 columns!(Devices { slot: i32, user: i64, device: i64, name: &'a str, platform: i64, acked: i64 });
 columns!(Confirmed { slot: i32, conversation: i64, user: i64, order: i64 });
 
@@ -158,6 +159,18 @@ impl<'a> Accounts<'a> {
             columns.slot.push(slot_of_user(*user));
             columns.user.push(user_column(*user));
             columns.uid.push(uid);
+        }
+        columns
+    }
+}
+
+impl<'a> Profiles<'a> {
+    pub(super) fn of(transaction: &'a Transaction) -> Self {
+        let mut columns = Self::default();
+        for (user, body) in &transaction.profiles {
+            columns.slot.push(slot_of_user(*user));
+            columns.user.push(user_column(*user));
+            columns.body.push(body);
         }
         columns
     }

@@ -2,7 +2,7 @@
 
 use super::columns::{
     Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Emptied, Events, Groups, Listed, Members,
-    Messages, Parameters, Parted, Recipients,
+    Messages, Parameters, Parted, Profiles, Recipients,
 };
 use super::slot_column;
 use super::statements::COMMIT;
@@ -31,7 +31,7 @@ pub(super) async fn commit(
     let (recipients, arrivals) = (Recipients::of(transaction), Arrivals::of(transaction));
     let (listed, acks) = (Listed::of(transaction), Acks::of(transaction));
     let (accounts, devices) = (Accounts::of(transaction), Devices::of(transaction));
-    let confirmed = Confirmed::of(transaction);
+    let (confirmed, profiles) = (Confirmed::of(transaction), Profiles::of(transaction));
     let mut parameters: Parameters<'_> = vec![&slots, &epochs, &node];
     messages.add_to(&mut parameters);
     emptied.add_to(&mut parameters);
@@ -48,6 +48,7 @@ pub(super) async fn commit(
     devices.add_to(&mut parameters);
     confirmed.add_to(&mut parameters);
     parameters.push(&last_id);
+    profiles.add_to(&mut parameters);
     let rows = client.query(statement, &parameters).await?;
     let mut applied = Applied::default();
     for row in rows {

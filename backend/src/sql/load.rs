@@ -28,6 +28,7 @@ pub(super) struct Loads {
     stream: Statement,
     bodies: Statement,
     page: Statement,
+    profiles: Statement,
     listed_since: Statement,
     listing: Statement,
     listed: Statement,
@@ -47,6 +48,7 @@ impl Loads {
             stream: client.prepare(statements::STREAM).await?,
             bodies: client.prepare(statements::BODIES).await?,
             page: client.prepare(statements::PAGE).await?,
+            profiles: client.prepare(statements::PROFILES).await?,
             listed_since: client.prepare(statements::LISTED_SINCE).await?,
             listing: client.prepare(statements::LISTING).await?,
             listed: client.prepare(statements::LISTED).await?,
@@ -119,6 +121,12 @@ impl Reader<'_> {
                 let (from, to, limit) = (capped(*from), capped(*to), capped(*limit as u64));
                 let rows = transaction.query(&loads.page, &[&slot, &of, &from, &to, &limit]).await?;
                 Loaded::Page(rows.iter().map(|row| (number(row, 0), body(row, 1))).collect())
+            }
+            Load::Profiles(uids) => {
+                let slots: Vec<_> = uids.iter().map(|uid| slot_column(Slot::of(uid))).collect();
+                let uids: Vec<&str> = uids.iter().map(|uid| &**uid).collect();
+                let rows = transaction.query(&loads.profiles, &[&slots, &uids]).await?;
+                Loaded::Profiles(rows.iter().map(|row| (text(row, 0), body(row, 1))).collect())
             }
             Load::Listing(user, after, limit) => self.listing(*user, after, *limit).await?,
             Load::Listed(user, conversations) => self.listed(*user, conversations).await?,

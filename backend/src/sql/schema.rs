@@ -44,6 +44,10 @@ create table device (
     platform int8 not null,
     acked int8 not null,
     primary key (slot, usr, device)) with (fillfactor = 80);
+create table profile (
+    slot int4, usr int8,
+    body bytea not null,
+    primary key (slot, usr));
 create table conv (
     slot int4, conv int8,
     id text collate \"C\" not null,

@@ -203,6 +203,10 @@ new_account as (
 old_account as (
     update account a set last_pos = greatest(a.last_pos, s.pos), trimmed = greatest(a.trimmed, s.trimmed)
     from stream s where a.slot = s.slot and a.usr = s.usr),
+new_profile as (
+    insert into profile (slot, usr, body)
+    select * from unnest($103::int4[], $104::int8[], $105::bytea[]) p (slot, usr, body) where p.slot in (select slot from fence)
+    on conflict (slot, usr) do update set body = excluded.body),
 new_device as (
     insert into device (slot, usr, device, name, platform, acked)
     select * from unnest($92::int4[], $93::int8[], $94::int8[], $95::text[], $96::int8[], $97::int8[])
@@ -270,6 +274,10 @@ where m.body is not null or e.body is not null order by w.n";
 /// Messages of a conversation. Parameters: slot, conversation, from, to, limit.
 pub(super) const PAGE: &str = "
 select seq, body from msg where slot = $1 and conv = $2 and seq >= $3 and seq <= $4 order by seq limit $5";
+/// Profiles by the names of their users. Parameters: slots, uids.
+pub(super) const PROFILES: &str = "
+select a.uid, p.body from unnest($1::int4[], $2::text[]) with ordinality w (slot, uid, n)
+join account a on a.slot = w.slot and a.uid = w.uid join profile p on p.slot = a.slot and p.usr = a.usr order by w.n";
 /// Position at which a membership began. Parameters: slot, user, id of the conversation.
 pub(super) const LISTED_SINCE: &str = "select since from listing where slot = $1 and usr = $2 and id = $3";
 /// Conversations of a user, newest membership first. Parameters: slot, user, position before which they began, limit.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct UserTable {
     pub(crate) uid: Arc<str>,
+    profile: Option<Bytes>,
     devices: Vec<DeviceRow>,
     inbox: BTreeMap<u64, EntryRow>,
     end: u64,
@@ -138,6 +139,10 @@ impl Cells {
         let (ends, told) = (Ends::default(), BTreeMap::new());
         let table = ConversationTable { row, messages, ends, events, told, keys };
         self.conversations.insert(table.row.conversation, table);
+    }
+
+    pub(crate) fn profile(&self, uid: &str) -> Option<Bytes> {
+        self.users.get(self.uids.get(uid)?)?.profile.clone()
     }
 
     /// The client's number of a message.
@@ -280,6 +285,9 @@ impl Cells {
                 self.users.insert(*user, UserTable::new(uid.clone())).is_none(),
                 "numbers are given once"
             );
+        }
+        for (user, profile) in transaction.profiles.iter().filter(|(user, _)| is_ours(user.number())) {
+            self.users.get_mut(user).expect("a user").profile = Some(profile.clone());
         }
         for row in transaction.conversations.iter().filter(|row| is_ours(row.conversation.number())) {
             assert!(!self.ids.contains_key(&row.id), "{} comes into being once", row.id);
@@ -473,6 +481,10 @@ impl Cells {
                 let bodies = bodies.collect();
                 Loaded::Bodies(bodies, heads.into_values().collect())
             }
+            Load::Profiles(uids) => {
+                let of = |uid: &Arc<str>| self.users.get(self.uids.get(uid)?)?.profile.clone();
+                Loaded::Profiles(uids.iter().filter_map(|uid| Some((uid.clone(), of(uid)?))).collect())
+            }
             Load::Listing(user, after, limit) => {
                 let listing = self.users.get(user).map(|user| &user.listing);
                 let mut all: Vec<_> = listing.into_iter().flatten().collect();
@@ -554,6 +566,7 @@ impl UserTable {
     fn new(uid: Arc<str>) -> Self {
         Self {
             uid,
+            profile: None,
             devices: Vec::new(),
             inbox: BTreeMap::new(),
             end: 0,

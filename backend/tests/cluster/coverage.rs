@@ -125,6 +125,10 @@ coverage! {
     cleared;
     /// Messages taken back.
     recalled;
+    /// Profiles set.
+    profiles;
+    /// Profiles read.
+    profiles_read;
     /// Lists of conversations with something in them.
     lists;
     /// Events that devices received.

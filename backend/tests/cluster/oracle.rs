@@ -50,6 +50,7 @@ impl World {
         self.check_streams();
         self.check_groups();
         self.check_lists();
+        self.check_profiles();
         self.check_devices(&numbers);
         assert!(self.cells.outbox.is_empty(), "everything was delivered");
         assert_eq!(self.missing(), None);

@@ -28,6 +28,8 @@ pub(crate) struct Requests {
     pub(crate) events: BTreeSet<u64>,
     /// Messages that may be taken back: conversation, seq, id.
     pub(crate) messages: Vec<(String, u64, u64)>,
+    /// Name of the last profile that was set. `None`: none was.
+    profile: Option<String>,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl Requests {
         let mut waiting = Vec::new();
         for _ in 0..REQUESTS {
             let at = 500 + random.below(CHAOS_MS - 1000);
-            let (method, payload) = request(random, user);
+            let (method, payload) = request(random, user, device);
             waiting.push((at, method, payload));
         }
         if device == 0 && user < 2 {
@@ -69,13 +71,13 @@ impl Requests {
     }
 }
 
-fn request(random: &mut Random, user: usize) -> (&'static str, Bytes) {
+fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, Bytes) {
     let conversation = if random.one_in(2) { GROUP } else { MADE }.to_owned();
     let other = || format!("user{}", random.below(6));
     let mut random_user = other;
     let (first, second) = (random_user(), random_user());
     let change = im::GroupChangeRequest { conversation: conversation.clone(), ..Default::default() };
-    match random.below(14) {
+    match random.below(16) {
         0 | 1 => ("im.group.join", encode(&im::GroupRequest { conversation, after: String::new() })),
         2 => ("im.group.leave", encode(&im::GroupRequest { conversation, after: String::new() })),
         3 => {
@@ -110,6 +112,12 @@ fn request(random: &mut Random, user: usize) -> (&'static str, Bytes) {
             let create = im::GroupCreateRequest { group: "made".into(), members: vec![first, second] };
             ("im.group.create", encode(&create))
         }
+        // One device alone: of two at the same time either may be the last.
+        13 if device == 0 => {
+            let profile = im::Profile { name: format!("name {}", random.below(1000)), ..Default::default() };
+            ("im.profile.set", encode(&im::ProfileSetRequest { profile: Some(profile) }))
+        }
+        13 | 14 => ("im.profile.get", encode(&im::ProfileGetRequest { users: vec![first, second] })),
         // Which message is chosen when it is sent.
         11 | 12 => ("im.recall", Bytes::new()),
         _ => ("im.conversations", encode(&im::ConversationsRequest::default())),
@@ -160,7 +168,7 @@ impl World {
         };
         match code {
             Code::Ok => {
-                let method = current.method;
+                let (method, payload) = (current.method, current.payload.clone());
                 let is_empty = resp.payload.is_empty();
                 *flight = None;
                 match method {
@@ -172,6 +180,13 @@ impl World {
                     "im.read" => self.coverage.read += 1,
                     "im.conversation.delete" => self.coverage.cleared += 1,
                     "im.recall" => self.coverage.recalled += 1,
+                    "im.profile.set" => {
+                        self.coverage.profiles += 1;
+                        let set: im::ProfileSetRequest = decode(&payload).expect("a request");
+                        let name = set.profile.map(|profile| profile.name);
+                        self.gateway.devices[device].requests.profile = name;
+                    }
+                    "im.profile.get" => self.coverage.profiles_read += u64::from(!is_empty),
                     _ => self.coverage.lists += u64::from(!is_empty),
                 }
             }
@@ -264,6 +279,17 @@ impl World {
             assert_eq!(table.row.is_dissolved, members.is_empty() && !table.told.is_empty(), "{id}");
             let owners = table.row.members.iter().filter(|it| it.member.role() == im::Role::Owner).count();
             assert_eq!(owners, usize::from(!members.is_empty()), "{id} has one owner");
+        }
+    }
+
+    /// The last profile that was set is stored.
+    pub(crate) fn check_profiles(&self) {
+        for device in &self.gateway.devices {
+            if let Some(name) = &device.requests.profile {
+                let stored = self.cells.profile(&device.uid).expect("a profile");
+                let stored: im::Profile = decode(&stored).expect("a profile");
+                assert_eq!((&stored.user, &stored.name), (&device.uid, name));
+            }
         }
     }
 

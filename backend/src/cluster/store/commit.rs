@@ -197,12 +197,8 @@ impl Outcomes<'_> {
                 Done::Told(asker, kind, index) => {
                     self.on_told((asker, kind), &transaction.events[index], applied, transaction);
                 }
-                Done::Answered(asker, kind, result) => {
-                    let is_lost = match &result {
-                        Ok(Answered::User(user, _)) => applied.lost.contains(&slot_of(user.number())),
-                        _ => false,
-                    };
-                    let result = if is_lost { Err(Refusal::Moved) } else { result };
+                Done::Answered(asker, kind, slot, result) => {
+                    let result = if applied.lost.contains(&slot) { Err(Refusal::Moved) } else { result };
                     Asking { store: self.store }.answer_question(asker, kind, result, None, &[]);
                 }
                 Done::LoggedIn(ticket, logged_in) => {

@@ -32,7 +32,8 @@ impl ClusterStore {
             | Write::ChangeGroup { .. }
             | Write::Dissolve { .. }
             | Write::Read { .. }
-            | Write::Clear { .. }) => return Asking { store: self }.write_question(place, write),
+            | Write::Clear { .. }
+            | Write::SetProfile { .. }) => return Asking { store: self }.write_question(place, write),
             Write::Sweep(_) => Outcome::Swept(Swept::default()),
             Write::Confirm { .. } | Write::Invite { .. } => Outcome::Done(Ok(None)),
             _ => Outcome::Done(Err(Refusal::Denied)),
@@ -62,7 +63,7 @@ impl ClusterStore {
             Read::Stream { user, after, limit, into } => {
                 Reading { store: self }.read_stream(ticket, user, (after, limit), into);
             }
-            Read::Profiles { .. } => self.done.push_back((ticket, Completion::Profiles(Vec::new()))),
+            Read::Profiles { uids } => Reading { store: self }.read_profiles(ticket, uids),
         }
     }
 }

@@ -87,6 +87,7 @@ impl Build<'_> {
         let (conversation, users) = match question {
             Question::MakeUser { uid } if owned.uids.contains_key(uid) => return Vec::new(),
             Question::MakeUser { uid } => return vec![Load::User(uid.clone())],
+            Question::SetProfile { .. } => return Vec::new(),
             Question::CreateGroup { id, .. } if !owned.ids.contains_key(id) => {
                 return vec![Load::Conversation(id.clone())];
             }
@@ -118,8 +119,12 @@ impl Build<'_> {
         let events = self.transaction.events.len();
         match self.answer(slot, question, asker, tried) {
             Ok(None) => {}
-            Ok(Some(answered)) => self.done.push(Done::Answered(asker, question.kind(), Ok(answered))),
-            Err(refusal) => self.done.push(Done::Answered(asker, question.kind(), Err(refusal))),
+            Ok(Some(answered)) => {
+                self.done.push(Done::Answered(asker, question.kind(), slot, Ok(answered)));
+            }
+            Err(refusal) => {
+                self.done.push(Done::Answered(asker, question.kind(), slot, Err(refusal)));
+            }
         }
         self.transaction.events.get(events).map(|event| event.order)
     }
@@ -138,6 +143,12 @@ impl Build<'_> {
         }
         let conversation = match question {
             Question::MakeUser { uid } => return Ok(Some(self.make_user(slot, uid))),
+            Question::SetProfile { user, profile } => {
+                self.transaction.fence(slot, owned.epoch);
+                self.transaction.profiles.retain(|(known, _)| known != user);
+                self.transaction.profiles.push((*user, profile.clone()));
+                return Ok(Some(Answered::Done));
+            }
             Question::CreateGroup { id, by, members, event } => {
                 return self.create_group(slot, (id, *by), members, event, asker);
             }
@@ -197,7 +208,7 @@ impl Build<'_> {
                 let telling = Telling { gone: &[], some: Some(&[by.0]), is_settings: false, event };
                 self.tell(slot, (conversation, *by), &telling, (asker, question.kind()));
             }
-            Question::MakeUser { .. } | Question::CreateGroup { .. } => {}
+            Question::MakeUser { .. } | Question::SetProfile { .. } | Question::CreateGroup { .. } => {}
         }
         Ok(None)
     }

@@ -107,7 +107,8 @@ pub(super) enum Done {
     Refused(Asker, Refusal),
     /// An event, by its place in the transaction, and the answer to its question.
     Told(Asker, Kind, usize),
-    Answered(Asker, Kind, Result<Answered, Refusal>),
+    /// The answer to a question without an event, at this slot.
+    Answered(Asker, Kind, Slot, Result<Answered, Refusal>),
     LoggedIn(Ticket, LoggedIn),
     Backlog(Ticket, Backlog),
     /// A message in a stream, at this position.

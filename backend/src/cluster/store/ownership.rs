@@ -30,6 +30,7 @@ pub(super) enum Pending {
     Bodies(Ticket, Vec<Load>),
     Page(Box<super::reads::PageRead>, Load),
     PageHead(Box<super::reads::PageAsk>, Load),
+    Profiles(Ticket, Vec<Load>),
     Listing(Ticket, Load),
     Listed(Ticket, Vec<Load>),
 }

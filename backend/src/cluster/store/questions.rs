@@ -74,6 +74,13 @@ pub enum Question {
         /// Event for the user's devices.
         event: Bytes,
     },
+    /// Replaces a profile.
+    SetProfile {
+        /// The user.
+        user: UserId,
+        /// The profile.
+        profile: Bytes,
+    },
     /// Makes a user known.
     MakeUser {
         /// Name of the user.
@@ -86,6 +93,8 @@ pub enum Question {
 pub enum Answered {
     /// A conversation. True: it has changed.
     Conversation(HeadRow, bool),
+    /// Nothing is told.
+    Done,
     /// A user.
     User(UserId, Arc<str>),
 }
@@ -119,6 +128,7 @@ impl Question {
     pub fn slot(&self) -> Slot {
         match self {
             Self::CreateGroup { id: name, .. } | Self::MakeUser { uid: name } => Slot::of(name),
+            Self::SetProfile { user, .. } => slot_of(user.number()),
             Self::ChangeGroup { conversation, .. }
             | Self::Dissolve { conversation, .. }
             | Self::Read { conversation, .. }
@@ -200,7 +210,7 @@ impl Asking<'_> {
         match &result {
             Ok(Answered::Conversation(head, _)) => self.store.known.learn_head_row(head),
             Ok(Answered::User(user, uid)) => self.store.known.learn_user(*user, uid),
-            Err(_) => {}
+            Ok(Answered::Done) | Err(_) => {}
         }
         match asker {
             Asker::Here(place) => {
@@ -212,7 +222,7 @@ impl Asking<'_> {
                         (head.conversation, Some(delivery))
                     }
                     Answered::Conversation(head, false) => (head.conversation, None),
-                    Answered::User(..) => (ConversationId::MAX, None),
+                    Answered::User(..) | Answered::Done => (ConversationId::MAX, None),
                 });
                 let outcome = match kind {
                     Kind::Created => Outcome::Created(done),
@@ -267,6 +277,7 @@ impl Asking<'_> {
             Write::Dissolve { conversation, by, event } => Question::Dissolve { conversation, by, event },
             Write::Read { conversation, by, seq, event } => Question::Read { conversation, by, seq, event },
             Write::Clear { conversation, by, to, event } => Question::Clear { conversation, by, to, event },
+            Write::SetProfile { user, profile } => Question::SetProfile { user, profile },
             _ => return Err(Refusal::Denied),
         })
     }

@@ -15,6 +15,7 @@ use crate::im::store::{
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// Reads that are under way in several parts.
 #[derive(Debug, Default)]
@@ -23,6 +24,7 @@ pub(super) struct Reads {
     facts: HashMap<Ticket, usize>,
     streams: HashMap<Ticket, StreamRead>,
     pub(super) listings: HashMap<Ticket, ListRead>,
+    profiles: HashMap<Ticket, ProfileRead>,
 }
 
 /// Members that a read of a conversation has to bring.
@@ -53,6 +55,16 @@ pub(super) struct StreamRead {
     /// Number of the newest event of each conversation.
     events: HashMap<ConversationId, u64>,
     /// Cells whose messages are missing.
+    missing: usize,
+}
+
+/// A read of profiles.
+#[derive(Debug)]
+struct ProfileRead {
+    /// Names in the order in which they were asked for.
+    uids: Vec<Arc<str>>,
+    found: HashMap<Arc<str>, Bytes>,
+    /// Cells whose profiles are missing.
     missing: usize,
 }
 
@@ -206,6 +218,40 @@ impl Reading<'_> {
         self.store.ask(self.store.layout.cell(slot), CellRequest::Load(vec![load]), pending);
     }
 
+    /// Reads profiles by the names of their users.
+    pub(super) fn read_profiles(&mut self, ticket: Ticket, uids: Vec<String>) {
+        let uids: Vec<Arc<str>> = uids.into_iter().map(Into::into).collect();
+        let mut by_cell = BTreeMap::<CellId, Vec<Arc<str>>>::new();
+        for uid in &uids {
+            by_cell.entry(self.store.layout.cell(Slot::of(uid))).or_default().push(uid.clone());
+        }
+        if by_cell.is_empty() {
+            return self.store.done.push_back((ticket, Completion::Profiles(Vec::new())));
+        }
+        let read = ProfileRead { uids, found: HashMap::new(), missing: by_cell.len() };
+        self.store.reads.profiles.insert(ticket, read);
+        for (cell, uids) in by_cell {
+            let loads = vec![Load::Profiles(uids)];
+            self.store.ask(cell, CellRequest::Load(loads.clone()), Pending::Profiles(ticket, loads));
+        }
+    }
+
+    fn on_profiles(&mut self, ticket: Ticket, loaded: Vec<Loaded>) {
+        let Some(mut read) = self.store.reads.profiles.remove(&ticket) else { return };
+        for loaded in loaded {
+            if let Loaded::Profiles(profiles) = loaded {
+                read.found.extend(profiles);
+            }
+        }
+        read.missing -= 1;
+        if read.missing > 0 {
+            self.store.reads.profiles.insert(ticket, read);
+            return;
+        }
+        let profiles = read.uids.iter().filter_map(|uid| read.found.get(uid).cloned()).collect();
+        self.store.done.push_back((ticket, Completion::Profiles(profiles)));
+    }
+
     /// Reads history, as a member may see it.
     pub(super) fn read_page(&mut self, ask: PageAsk) {
         let missing = self.load_of_number(ask.conversation, Whose::One(ask.reader));
@@ -238,9 +284,10 @@ impl Reading<'_> {
     pub(super) fn load_again(&mut self, pending: Pending) {
         let (slot, loads) = match &pending {
             Pending::Ops(slot, _, loads) => (Some(*slot), loads.clone()),
-            Pending::Facts(_, loads) | Pending::Bodies(_, loads) | Pending::Listed(_, loads) => {
-                (loads.first().and_then(slot_of_load), loads.clone())
-            }
+            Pending::Facts(_, loads)
+            | Pending::Bodies(_, loads)
+            | Pending::Profiles(_, loads)
+            | Pending::Listed(_, loads) => (loads.first().and_then(slot_of_load), loads.clone()),
             Pending::Stream(_, load)
             | Pending::Page(_, load)
             | Pending::PageHead(_, load)
@@ -260,6 +307,7 @@ impl Reading<'_> {
                 loaded.into_iter().for_each(|loaded| self.learn_facts(loaded));
                 self.on_part(ticket);
             }
+            Pending::Profiles(ticket, _) => self.on_profiles(ticket, loaded),
             Pending::Listing(ticket, _) => self.on_listing(ticket, loaded),
             Pending::Listed(ticket, _) => self.on_listed(ticket, loaded),
             Pending::Stream(read, _) => self.on_rows(*read, loaded),
@@ -436,6 +484,7 @@ fn slot_of_load(load: &Load) -> Option<Slot> {
             Some(slot_of(user.number()))
         }
         Load::ConversationNumber(of) | Load::Key(of, ..) | Load::Page(of, ..) => Some(slot_of(of.number())),
+        Load::Profiles(uids) => uids.first().map(|uid| Slot::of(uid)),
         Load::Listed(_, conversations) => conversations.first().map(|of| slot_of(of.number())),
         Load::Bodies(messages) => messages.first().map(|(of, _)| slot_of(of.number())),
     }

@@ -16,6 +16,7 @@ const DISSOLVE: u32 = 5;
 const READ: u32 = 6;
 const CLEAR: u32 = 7;
 const MAKE_USER: u32 = 8;
+const SET_PROFILE: u32 = 9;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct AskBody {
@@ -72,7 +73,7 @@ pub(super) struct AnsweredBody {
     /// 0: it was done.
     #[prost(uint32, tag = "2")]
     refusal: u32,
-    /// 0: the answer names a user.
+    /// 0: the answer names a user, or nothing.
     #[prost(uint64, tag = "3")]
     conversation: u64,
     /// Id of the conversation, or name of the user.
@@ -162,6 +163,13 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
         Question::Clear { conversation, by, to, event } => {
             AskBody { conversation: conversation.number(), seq: to, ..of(CLEAR, by, event) }
         }
+        Question::SetProfile { user, profile } => AskBody {
+            request,
+            kind: SET_PROFILE,
+            users: vec![user.number()],
+            event: profile,
+            ..AskBody::default()
+        },
         Question::MakeUser { uid } => {
             AskBody { request, kind: MAKE_USER, name: uid.to_string(), ..AskBody::default() }
         }
@@ -173,6 +181,10 @@ pub(super) fn question_of(body: AskBody) -> Option<Question> {
     let AskBody { kind, conversation, name, by, device, event, users, uids, seq, edit, .. } = body;
     if kind == MAKE_USER {
         return (!name.is_empty()).then(|| Question::MakeUser { uid: name.into() });
+    }
+    if kind == SET_PROFILE {
+        let user = user_of(*users.first()?)?;
+        return Some(Question::SetProfile { user, profile: event });
     }
     if users.len() != uids.len() {
         return None;
@@ -206,6 +218,7 @@ pub(super) fn of_answer(request: u64, result: Result<Answered, Refusal>) -> Answ
             let (conversation, name, members) = (conversation.number(), id.to_string(), members as u64);
             AnsweredBody { conversation, name, is_group, is_dissolved, members, latest, has_changed, ..body }
         }
+        Ok(Answered::Done) => body,
         Ok(Answered::User(user, uid)) => AnsweredBody { user: user.number(), name: uid.to_string(), ..body },
         Err(refusal) => AnsweredBody { refusal: number_of(refusal), ..body },
     }
@@ -216,6 +229,9 @@ pub(super) fn answer_of(body: AnsweredBody) -> Option<Result<Answered, Refusal>>
     let AnsweredBody { refusal, conversation, name, is_group, is_dissolved, members, latest, .. } = body;
     if refusal != 0 {
         return Some(Err(refusal_of(refusal)));
+    }
+    if conversation == 0 && body.user == 0 {
+        return Some(Ok(Answered::Done));
     }
     if conversation == 0 {
         return Some(Ok(Answered::User(user_of(body.user)?, name.into())));

@@ -69,6 +69,8 @@ fn question() -> impl Strategy<Value = Question> {
         of().prop_map(|(conversation, by, _, event)| Question::Dissolve { conversation, by, event }),
         of().prop_map(|(conversation, by, seq, event)| Question::Read { conversation, by, seq, event }),
         of().prop_map(|(conversation, by, to, event)| Question::Clear { conversation, by, to, event }),
+        (name(), bytes())
+            .prop_map(|(user, profile)| Question::SetProfile { user: UserId::new(user), profile }),
         "[a-z]{1,9}".prop_map(|uid| Question::MakeUser { uid: uid.into() }),
     ]
 }
@@ -83,7 +85,7 @@ fn answer() -> impl Strategy<Value = Result<Answered, Refusal>> {
     });
     let user =
         (name(), "[a-z]{1,9}").prop_map(|(user, uid)| Ok(Answered::User(UserId::new(user), uid.into())));
-    prop_oneof![head, user, (0..REFUSALS.len()).prop_map(|at| Err(REFUSALS[at]))]
+    prop_oneof![head, user, Just(Ok(Answered::Done)), (0..REFUSALS.len()).prop_map(|at| Err(REFUSALS[at]))]
 }
 
 fn message() -> impl Strategy<Value = PeerMessage> {
