@@ -195,15 +195,8 @@ impl Build<'_> {
                 self.tell(slot, (conversation, *by), &telling, (asker, question.kind()));
             }
             Question::Clear { by, to, event, .. } => {
-                let to = (*to).min(place.stored.seq);
-                let mut member = place.row.member(by.0).ok_or(Refusal::NotMember)?.clone();
-                if to <= member.member.cleared {
+                if !self.clear(slot, conversation, by.0, *to)? {
                     return Ok(Some(unchanged));
-                }
-                member.member.cleared = to;
-                self.touched.insert((conversation, by.0));
-                if let Some(place) = owned.conversations.get_mut(&conversation) {
-                    place.set_member(member);
                 }
                 let telling = Telling { gone: &[], some: Some(&[by.0]), is_settings: false, event };
                 self.tell(slot, (conversation, *by), &telling, (asker, question.kind()));
@@ -211,6 +204,27 @@ impl Build<'_> {
             Question::MakeUser { .. } | Question::SetProfile { .. } | Question::CreateGroup { .. } => {}
         }
         Ok(None)
+    }
+
+    /// Hides a conversation from a member. False: it is hidden up to there.
+    fn clear(
+        &mut self,
+        slot: Slot,
+        conversation: ConversationId,
+        user: UserId,
+        to: u64,
+    ) -> Result<bool, Refusal> {
+        let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
+        let place = owned.conversations.get_mut(&conversation).ok_or(Refusal::NotFound)?;
+        let to = to.min(place.stored.seq);
+        let mut member = place.row.member(user).ok_or(Refusal::NotMember)?.clone();
+        if to <= member.member.cleared {
+            return Ok(false);
+        }
+        member.member.cleared = to;
+        place.set_member(member);
+        self.touched.insert((conversation, user));
+        Ok(true)
     }
 
     fn make_user(&mut self, slot: Slot, uid: &Arc<str>) -> Answered {
