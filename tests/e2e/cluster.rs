@@ -5,15 +5,18 @@
 use crate::gateway::{Backend, Gateway};
 use crate::link_tls::{Ca, Paper, strs};
 use crate::postgres::{self, Postgres};
-use crate::process::{program, run};
+use crate::process::{Stopped, program, run};
 use crate::sdk::connect;
-use crate::{PATIENCE, until};
+use crate::{PATIENCE, soak, until};
+use moorline::sys::clock;
+use moorline_proto::random::Random;
 use moorline_sdk::client::{Client, Pending};
 use moorline_sdk::core::Target;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::time::Duration;
 
 /// People; their slots are of all nodes.
 const PEOPLE: usize = 6;
@@ -421,4 +424,62 @@ fn nodes_and_gateways_speak_tls_and_a_node_with_anothers_certificate_is_refused(
     cluster.until_owned(&[1, 2, 3]);
     all.extend(stored(write(&people, 1)));
     check(&mut people, &all);
+}
+
+/// Nodes die, end, stand still and come back, and gateways are upgraded, in any order, while everybody writes.
+#[test]
+fn whatever_dies_nothing_that_was_acknowledged_is_lost() {
+    let Some(mut cluster) = start("whatever_dies_nothing_that_was_acknowledged_is_lost", 2, 2) else {
+        return;
+    };
+    let seed = soak::seed();
+    println!("MOORLINE_SOAK_SEED={seed}");
+    let mut random = Random::new(seed);
+    let mut people = people(&cluster);
+    let (mut all, mut counts, mut round) = (Vec::new(), BTreeMap::<&str, u32>::new(), 0);
+    let end = clock::now() + soak::time(10);
+    while clock::now() < end {
+        let under_way = write(&people, round);
+        let node = 1 + u16::try_from(random.below(3)).expect("small");
+        let (what, others) = match random.below(4) {
+            0 => {
+                let address = cluster.nodes.remove(&node).expect("it runs").kill();
+                let others = write(&people, round + 1);
+                cluster.start_node(node, &address.to_string());
+                ("killed", others)
+            }
+            1 => {
+                let mut ended = cluster.nodes.remove(&node).expect("it runs");
+                ended.process.signal(Signal::SIGTERM);
+                let others = write(&people, round + 1);
+                assert!(ended.process.end().success());
+                cluster.start_node(node, &ended.address.to_string());
+                ("ended", others)
+            }
+            2 => {
+                let pid = cluster.nodes[&node].process.pid();
+                let stopped = Stopped::stop(pid);
+                let others = write(&people, round + 1);
+                // Longer than its lease, or not.
+                let time = if random.one_in(2) { 7000 } else { random.below(2000) };
+                std::thread::park_timeout(Duration::from_millis(time));
+                stopped.go_on();
+                ("stopped", others)
+            }
+            _ => {
+                let admin = cluster.gateway(usize::from(node)).admin.to_string();
+                let (code, said, error) = run(&["upgrade", "--admin", &admin]);
+                assert_eq!(code, Some(0), "{said}{error}");
+                ("upgraded", write(&people, round + 1))
+            }
+        };
+        *counts.entry(what).or_default() += 1;
+        round += 2;
+        all.extend(stored(under_way));
+        all.extend(stored(others));
+    }
+    cluster.until_owned(&[1, 2, 3]);
+    all.extend(stored(write(&people, round)));
+    check(&mut people, &all);
+    println!("{} messages, {counts:?}", all.len());
 }

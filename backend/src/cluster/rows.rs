@@ -67,6 +67,8 @@ pub const EVENTS_MAX: u64 = 64;
 /// Ends of a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
+    /// Time of the newest message: that of a later one is not before it, whatever the clocks of nodes say.
+    pub time_ms: u64,
     /// Newest seq; 0: there is no message.
     pub seq: u64,
     /// Newest order: all messages and events count.

@@ -167,6 +167,7 @@ impl Reader<'_> {
         });
         let members = members.collect();
         let ends = Ends {
+            time_ms: number(&row, 13),
             seq: number(&row, 3),
             order: number(&row, 4),
             all: number(&row, 5),

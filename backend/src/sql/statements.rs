@@ -247,11 +247,13 @@ pub(super) const DEVICES: &str =
 pub(super) const ARRIVED: &str = "select conv, ord from arrived where slot = $1 and usr = $2 order by conv";
 /// A conversation by its id. Parameters: slot, id.
 pub(super) const CONVERSATION_BY_ID: &str = "
-select conv, id, is_group, last_seq, last_ord, last_all, events, creator, title, notice, by_invitation, is_silent, is_dissolved
+select conv, id, is_group, last_seq, last_ord, last_all, events, creator, title, notice, by_invitation, is_silent, is_dissolved,
+    coalesce((select m.time_ms from msg m where m.slot = conv.slot and m.conv = conv.conv and m.seq = conv.last_seq), 0)
 from conv where slot = $1 and id = $2";
 /// A conversation by number. Parameters: slot, conversation.
 pub(super) const CONVERSATION: &str = "
-select conv, id, is_group, last_seq, last_ord, last_all, events, creator, title, notice, by_invitation, is_silent, is_dissolved
+select conv, id, is_group, last_seq, last_ord, last_all, events, creator, title, notice, by_invitation, is_silent, is_dissolved,
+    coalesce((select m.time_ms from msg m where m.slot = conv.slot and m.conv = conv.conv and m.seq = conv.last_seq), 0)
 from conv where slot = $1 and conv = $2";
 /// Members of a conversation. Parameters: slot, conversation.
 pub(super) const MEMBERS: &str = "

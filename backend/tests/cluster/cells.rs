@@ -12,6 +12,8 @@ use moorline_backend::cluster::cell::{
 use moorline_backend::cluster::lease::LEASE;
 use moorline_backend::im::store::{ConversationId, LAST_BYTES_MAX, Origin, UserId};
 use moorline_proto::ids::MessageKey;
+use moorline_proto::message::client::Push;
+use moorline_proto::message::decode;
 use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -420,6 +422,10 @@ impl Cells {
         table.keys.insert(key, Known { seq, id, time_ms, digest });
         table.messages.insert(seq, MessageRow { recipients: Vec::new(), ..message.clone() });
         table.ends.seq = seq;
+        assert!(time_ms >= table.ends.time_ms, "{} goes back in time", table.row.id);
+        table.ends.time_ms = time_ms;
+        let push: Push = decode(&message.body).expect("a Push");
+        assert!(push.seq == seq && [0, time_ms].contains(&push.time_ms), "clients are told what is stored");
         None
     }
 

@@ -268,6 +268,7 @@ impl Outcomes<'_> {
         let recipients = self.send(&sent, &message.recipients, applied, transaction);
         if let Some(place) = self.conversation_mut(conversation) {
             place.stored.seq = place.stored.seq.max(seq);
+            place.stored.time_ms = place.stored.time_ms.max(time_ms);
             place.stored.order = place.stored.order.max(order);
             place.stored.all = place.stored.all.max(order);
         }

@@ -17,7 +17,7 @@ use crate::im::names::Names;
 use crate::im::store::rules::recalls;
 use crate::im::store::{
     Backlog, ConversationId, DeviceCursor, DeviceNumber, GroupSettings, LoggedIn, Member, Origin, Refusal,
-    Role, Ticket, UserId, rules, seal,
+    Role, Ticket, UserId, rules, seal_at,
 };
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
@@ -317,7 +317,9 @@ impl<'a> Build<'a> {
         let place = self.slots.get_mut(&slot).and_then(|it| it.conversations.get_mut(&conversation));
         let place = place.ok_or(Refusal::Moved)?;
         place.given.seq += 1;
-        let seq = place.given.seq;
+        // Clients tell a repetition from a new count of seqs by its time, which must not fall [P-6.11].
+        place.given.time_ms = place.given.time_ms.max(append.time_ms);
+        let Ends { seq, time_ms, .. } = place.given;
         let (order, recipients) = self.fan_out(slot, conversation, &[], None);
         // Who answers has read what was said before.
         let is_counted = append.recall.is_none();
@@ -332,9 +334,13 @@ impl<'a> Build<'a> {
             origin: append.origin,
             key: append.key,
             id: append.id,
-            time_ms: append.time_ms,
+            time_ms,
             digest: append.digest,
-            body: seal(BytesMut::from(&append.body[..]), seq),
+            body: seal_at(
+                BytesMut::from(&append.body[..]),
+                seq,
+                (time_ms > append.time_ms).then_some(time_ms),
+            ),
             is_counted,
             recipients,
         });

@@ -161,10 +161,23 @@ pub const SEQ_BYTES_MAX: usize = 11;
 
 /// Completes a draft's body with its seq. Protobuf fields may come in any order.
 pub fn seal(mut body: BytesMut, seq: u64) -> Bytes {
-    body.put_u8(3 << 3); // field 3, varint
-    prost::encode_length_delimiter(usize::try_from(seq).expect("64-bit platform"), &mut body)
-        .expect("BytesMut grows");
+    put_number(&mut body, 3, seq);
     body.freeze()
+}
+
+/// Completes a draft's body with its seq, and with another time than the one that it has: of a field that comes twice, the last
+/// one counts.
+pub(crate) fn seal_at(mut body: BytesMut, seq: u64, time_ms: Option<u64>) -> Bytes {
+    if let Some(time_ms) = time_ms {
+        put_number(&mut body, 8, time_ms);
+    }
+    seal(body, seq)
+}
+
+fn put_number(body: &mut BytesMut, field: u8, number: u64) {
+    body.put_u8(field << 3); // varint
+    prost::encode_length_delimiter(usize::try_from(number).expect("64-bit platform"), body)
+        .expect("BytesMut grows");
 }
 
 /// Something to be made durable.
