@@ -288,7 +288,9 @@ impl Handler for NodeHandler {
         }
         self.told = Some(revision);
         let store = self.store();
-        let peers = store.members().living().iter().filter(|life| life.node != self.node);
+        // Without a lease this process may be a second one of its number, and must not speak in the name of the first.
+        let is_held = store.members().is_held(self.now);
+        let peers = store.members().living().iter().filter(|life| is_held && life.node != self.node);
         let peers = peers.filter_map(|life| Some((life.node, life.address.parse().ok()?)));
         let (table, owned) = (store.table().clone(), store.owned().collect());
         Some((NodeSlots { node: self.node, table, owned }, peers.collect()))

@@ -29,6 +29,10 @@ impl LinkHost {
         };
         let peer = self.out.routes.gateways.get(&gateway).and_then(|known| known.peer);
         if let Some(node) = peer {
+            if frame.kind == Kind::Pong {
+                self.on_pong(now, gateway, frame.correlation); // a second process may ask for its name
+                return Ok(());
+            }
             return Ok(self.out.on_peer_frame(link, node, frame)?);
         }
         match frame.kind {

@@ -155,7 +155,7 @@ impl Outbox {
             Kind::Ping => {
                 self.links.put(link, Kind::Pong, frame.correlation, 0, &());
             }
-            Kind::Pong | Kind::Credit | Kind::Drain => {}
+            Kind::Credit | Kind::Drain => {}
             kind => return Err(LinkError::Unexpected(kind)),
         }
         Ok(())

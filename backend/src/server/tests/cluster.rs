@@ -288,3 +288,29 @@ fn what_waits_for_a_node_is_bounded() {
     let told = pair.talk().len() as u64;
     assert_eq!(told + pair.links.lost(), 64);
 }
+
+#[test]
+fn a_second_process_with_a_nodes_number_does_not_take_its_place() {
+    let mut pair = Pair::new(&LinkConfig::default(), [SECRET, SECRET], [b"c", b"c"]);
+    pair.talk();
+    let secrets = Secrets::parse(SECRET).expect("valid");
+    let mut twin = PeerLinks::new(&LinkConfig::default(), 6);
+    twin.handle_secrets(secrets);
+    twin.handle_store(Bytes::from_static(b"c"));
+    twin.handle_peers(pair.now.instant, ME, vec![(OTHER, address(2))]);
+    let first = std::mem::replace(&mut pair.links, twin);
+    let link = pair.link.take();
+    // The newcomer proves itself and has a later start: the first process is asked whether it lives.
+    pair.talk();
+    let twin = std::mem::replace(&mut pair.links, first);
+    pair.link = link;
+    pair.other.say(link.expect("open"), Kind::Pong, 1, &());
+    let outputs = pair.other.drain();
+    let is_refused = |output: &Output| {
+        matches!(output, Output::Close { end: LinkEnd::Refused { refusal: Refusal::Duplicate, .. }, .. })
+    };
+    assert!(outputs.iter().any(is_refused), "{outputs:?}");
+    assert_eq!(twin.open(), 0);
+    pair.links.send(OTHER, Bytes::from_static(b"still here"));
+    assert_eq!(pair.talk(), [(ME, Bytes::from_static(b"still here"))]);
+}
