@@ -5,8 +5,9 @@
 use crate::gateway::{Backend, Gateway};
 use crate::link_tls::{Ca, Paper, strs};
 use crate::postgres::{self, Postgres};
-use crate::process::{Stopped, program, run};
+use crate::process::{Stopped, TempFile, program, run};
 use crate::sdk::connect;
+use crate::series::{Series, UNHURRIED};
 use crate::{PATIENCE, soak, until};
 use moorline::sys::clock;
 use moorline_proto::random::Random;
@@ -25,7 +26,7 @@ const PEOPLE: usize = 6;
 struct Cluster {
     cells: String,
     nodes: BTreeMap<u16, Backend>,
-    gateways: Vec<Gateway>,
+    gateways: Vec<Series>,
     /// Settings of a node: who it is, and whom it believes.
     trust: Box<dyn Fn(u16) -> Vec<String>>,
     /// Certificates of gateways.
@@ -89,10 +90,12 @@ impl Cluster {
         for sets in &of_gateways {
             let endpoints: Vec<_> = cluster.nodes.values().map(|node| node.address.to_string()).collect();
             let endpoints = format!("backend.endpoints={}", endpoints.join(","));
-            let sets = [&["backend.balance=cluster", &endpoints][..], &strs(sets)].concat();
-            let gateway = Gateway::start_bare(&sets);
+            let pid_file = TempFile::new("");
+            let named = format!("handover.pid_file={}", pid_file.path().display());
+            let own = ["backend.balance=cluster", &endpoints, &named];
+            let gateway = Gateway::start_bare(&[&UNHURRIED[..], &own, &strs(sets)].concat());
             gateway.until_ready();
-            cluster.gateways.push(gateway);
+            cluster.gateways.push(Series::of(gateway, pid_file));
         }
         cluster
     }
@@ -127,6 +130,10 @@ impl Cluster {
     }
 
     fn gateway(&self, number: usize) -> &Gateway {
+        &self.series(number).gateway
+    }
+
+    fn series(&self, number: usize) -> &Series {
         &self.gateways[number % self.gateways.len()]
     }
 }
@@ -306,9 +313,7 @@ fn a_gateway_is_upgraded_and_another_one_killed_in_a_cluster() {
     let mut people = people(&cluster);
     let mut all = stored(write(&people, 0));
     let under_way = write(&people, 1);
-    let admin = cluster.gateways[0].admin.to_string();
-    let (code, said, error) = run(&["upgrade", "--admin", &admin]);
-    assert_eq!(code, Some(0), "{said}{error}");
+    cluster.gateways[0].restart();
     all.extend(stored(under_way));
     all.extend(stored(write(&people, 2)));
     check(&mut people, &all);
@@ -319,7 +324,7 @@ fn a_gateway_is_upgraded_and_another_one_killed_in_a_cluster() {
     cluster.start_node(3, &address.to_string());
     cluster.until_owned(&[1, 2, 3]);
     let mut gateway = cluster.gateways.pop().expect("the second");
-    gateway.process.kill();
+    gateway.gateway.process.kill();
     for person in &mut people {
         person.devices.pop();
         person.got.pop();
@@ -467,9 +472,7 @@ fn whatever_dies_nothing_that_was_acknowledged_is_lost() {
                 ("stopped", others)
             }
             _ => {
-                let admin = cluster.gateway(usize::from(node)).admin.to_string();
-                let (code, said, error) = run(&["upgrade", "--admin", &admin]);
-                assert_eq!(code, Some(0), "{said}{error}");
+                cluster.series(usize::from(node)).restart();
                 ("upgraded", write(&people, round + 1))
             }
         };

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// Times of a restart that no busy machine exceeds.
-const UNHURRIED: [&str; 3] = ["handover.timeout=5m", "handover.quiesce_timeout=5s", "handover.pause_max=1m"];
+pub(crate) const UNHURRIED: [&str; 3] =
+    ["handover.timeout=5m", "handover.quiesce_timeout=5s", "handover.pause_max=1m"];
 
 /// A gateway through its restarts: the process that serves is ended with the test.
 pub(crate) struct Series {
