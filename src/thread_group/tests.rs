@@ -154,7 +154,14 @@ fn the_thread_of_a_loop_wakes_for_a_deadline_that_a_sender_brought() {
 fn a_deadline_that_stays_wakes_no_thread() {
     let world = World::start();
     world.await_sleep();
+    let begun = world.own_turns.load(Ordering::Relaxed);
     world.send(Mail::Wait(Duration::from_secs(300))); // earlier than it would have woken
+    // The loop's own thread takes that deadline in a turn of its own, which may come late.
+    let until = clock::now() + PATIENCE;
+    while world.own_turns.load(Ordering::Relaxed) == begun {
+        assert!(clock::now() < until, "the loop's own thread does not take the deadline");
+        thread::park_timeout(Duration::from_millis(1));
+    }
     world.await_sleep();
     let before = world.own_turns.load(Ordering::Relaxed);
     for _ in 0..100 {

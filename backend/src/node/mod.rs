@@ -1,4 +1,4 @@
-//! One node of a cluster: [`Im`](crate::im::Im) on a [`ClusterStore`], the threads of its cells, and its part of the links.
+//! One node of a cluster: [`Im`] on a [`ClusterStore`], the threads of its cells, and its part of the links.
 //!
 //! ```text
 //! gateways --Event--> NodeHandler --ImHandler--> ClusterStore --CellRequest--> threads --SQL--> cells
