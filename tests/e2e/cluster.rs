@@ -159,6 +159,10 @@ fn people(cluster: &Cluster) -> Vec<Person> {
         let uid = format!("user{number}");
         let device = |at: usize| connect(cluster.gateway(at).listener, &uid, &format!("d{at}"));
         let devices: Vec<_> = (0..cluster.gateways.len()).map(device).collect();
+        // A login is known to the gateway before it is known to the cell, and a message to an unknown user is refused for good.
+        for device in &devices {
+            until("the backend's answer to a device", || device.conversations(PATIENCE).ok());
+        }
         let got = devices.iter().map(|_| Vec::new()).collect();
         Person { uid, devices, got }
     };

@@ -13,7 +13,7 @@ use moorline_proto::link::LinkAddress;
 use moorline_proto::slots::NodeId;
 use std::collections::BTreeMap;
 
-/// Bytes read from one node in one turn: they are few, since a node sends by links of its own.
+/// Reads from one node in one turn: there is little to read, since a node sends by links of its own.
 const READS: usize = 4;
 
 /// Connections to other nodes.
