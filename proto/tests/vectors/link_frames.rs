@@ -7,9 +7,9 @@ use moorline_proto::link::{
     Transcript, encode, encode_empty,
 };
 use moorline_proto::message::backend::{
-    Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, LinkChallenge, LinkHello,
-    LinkNotice, LinkProof, Notice, Outcome, Push, PushOutcome, PushResult, Query, QueryResult, Rank,
-    RoomDigest, Stats, Unbind, Up, UpResult,
+    Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, Leave, LinkChallenge, LinkHello,
+    LinkNotice, LinkProof, Moved, Notice, Outcome, Peer, Push, PushOutcome, PushResult, Query, QueryResult,
+    Rank, RoomDigest, Slots, Stats, Unbind, Up, UpResult,
 };
 use moorline_proto::message::client::{Code, Platform};
 use prost::Message;
@@ -24,6 +24,7 @@ pub(crate) fn all() -> Vec<Vector> {
     vectors.extend(rest());
     vectors.extend(greetings());
     vectors.extend(refusals());
+    vectors.extend(cluster());
     vectors
 }
 
@@ -219,6 +220,32 @@ fn rest() -> Vec<Vector> {
     ]
 }
 
+/// Frames of clusters.
+fn cluster() -> Vec<Vector> {
+    let of_node = LinkHello {
+        version_min: 1,
+        version_max: 1,
+        node: "b1".into(),
+        epoch: 3,
+        store: "cluster try".into(),
+        cluster_node: 2,
+        ..LinkHello::default()
+    };
+    let to_node = LinkHello { node: "node-1".into(), cluster_node: 0, peer: 2, ..of_node.clone() };
+    let of_gateway = LinkHello { node: "g1".into(), cluster_node: 0, knows_slots: true, ..of_node.clone() };
+    // The first two slots of 1,024.
+    let slots = Slots { nodes: vec![2, 0], epochs: vec![7, 0] };
+    vec![
+        typed("hello of a node", Kind::Hello, "LinkHello", 0, &of_node),
+        typed("hello of a node to another one", Kind::Hello, "LinkHello", 0, &to_node),
+        typed("hello of a gateway that follows slots", Kind::Hello, "LinkHello", 0, &of_gateway),
+        typed("slots, cut off", Kind::Slots, "Slots", 0, &slots),
+        typed("moved", Kind::Moved, "Moved", 9, &Moved { slot: 604, node: 3, epoch: 8 }),
+        typed("leave", Kind::Leave, "Leave", 12, &Leave { slots: vec![604, 492] }),
+        typed("peer", Kind::Peer, "Peer", 0, &Peer { message: Bytes::from_static(b"hi") }),
+    ]
+}
+
 fn refusals() -> Vec<Vector> {
     let mut ping = BytesMut::new();
     encode_empty(&mut ping, Kind::Ping, 0, 0);
@@ -236,7 +263,7 @@ fn refusals() -> Vec<Vector> {
     vec![
         patched("version 2", 4, &[2], LinkError::Version(2)),
         patched("kind 00", 5, &[0], LinkError::Kind(0)),
-        patched("kind 19", 5, &[0x19], LinkError::Kind(0x19)),
+        patched("kind 1D", 5, &[0x1D], LinkError::Kind(0x1D)),
         patched("body one byte over the limit", 0, &over.to_be_bytes(), LinkError::TooLarge(over)),
         cut("cut off after one byte", 1),
         cut("cut off before the end of the header", HEADER_BYTES - 1),
