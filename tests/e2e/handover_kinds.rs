@@ -2,7 +2,7 @@
 //! the kind of before, and are served so.
 
 use crate::gateway::Backend;
-use crate::process::TempFile;
+use crate::process::{TempFile, is_alive};
 use crate::raw::{Client, bytes_of, hello};
 use crate::series::Series;
 use crate::tunnel::{Authority, NAME, Tunnel};
@@ -48,7 +48,7 @@ impl World {
     fn upgrade<T>(&self, kinds: &[&str], meanwhile: impl FnOnce() -> T) -> (T, Restart) {
         write(&self.settings, &self.authority, &self.backend, kinds);
         let seen = || self.series.gateway.process.log().matches("old.frozen").count();
-        let before = seen();
+        let (before, old) = (seen(), self.series.pid());
         self.series.set_faults("old.frozen wait\n");
         let done = std::thread::scope(|scope| {
             let restart = scope.spawn(|| self.series.upgrade(&[]));
@@ -58,6 +58,7 @@ impl World {
             (found, restart.join().expect("no panic").1)
         });
         assert_eq!(done.1.verdict, "committed", "{:?}", done.1);
+        until("the old process leaves", || (!is_alive(old)).then_some(()));
         done
     }
 }
