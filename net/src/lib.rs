@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`stream`] | one non-blocking byte stream, and the edge-trigger contract | `client` |
 //! | [`connect`] | non-blocking connect, and the self-connect guard | `client` |
+//! | [`pace`] | a steady rate with a burst, and the name under which an address has it | `client` |
 //! | [`read_block`] | memory that one thread reads its sockets into | `client` |
 //! | [`clock`] | monotonic time that can stand still | `client` |
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
@@ -55,6 +56,8 @@ pub mod log_rate;
 mod loom_event;
 #[cfg(feature = "server")]
 pub mod mailbox;
+#[cfg(feature = "client")]
+pub mod pace;
 pub mod pause_word;
 #[cfg(feature = "server")]
 pub mod proxy;

@@ -6,9 +6,9 @@
 //! 65,536 such entries stay.
 
 use super::door::ListenerLimits;
-use super::pace::Pace;
 use crate::snapshot::{AddressRecord, Item, Section};
 use bytes::Bytes;
+use moorline_net::pace::{Pace, client_name};
 use moorline_proto::time::{Duration, Instant};
 use slab::Slab;
 use std::collections::HashMap;
@@ -64,7 +64,7 @@ impl Addresses {
         from: IpAddr,
         now: Instant,
     ) -> bool {
-        self.try_enter_as(limits, socket, name_of(from), now)
+        self.try_enter_as(limits, socket, client_name(from), now)
     }
 
     /// Counts in a connection of the process before, which had it under the descriptor `before`, whatever the limits are.
@@ -83,7 +83,7 @@ impl Addresses {
             address_connections: 0,
             address_rate: 0,
         };
-        if let Some(name) = self.inherited.remove(&before).or_else(|| from().map(name_of)) {
+        if let Some(name) = self.inherited.remove(&before).or_else(|| from().map(client_name)) {
             self.try_enter_as(NONE, socket, name, now);
         }
     }
@@ -198,13 +198,5 @@ impl Addresses {
             self.by_name.remove(&address.name);
             self.absent -= 1;
         }
-    }
-}
-
-/// Returns the name under which an address counts: all of IPv4; of IPv6 the network of one customer, a /64.
-pub(super) fn name_of(address: IpAddr) -> u128 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => (u128::from(address) >> 64) << 64 | 1 << 63,
     }
 }

@@ -9,9 +9,9 @@
 //! then `try_open` answers `Wait::Rate(10 ms from now)` and the reactor looks again at that time.
 
 use super::addresses::Addresses;
-use super::pace::Pace;
 use crate::snapshot::{AddressRecord, Section};
 use moorline_net::cap::CapWatch;
+use moorline_net::pace::Pace;
 use moorline_proto::time::{Duration, Instant};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -316,9 +316,10 @@ fn largest(gates: &[Gate]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::addresses::{ABSENT_ADDRESSES_MAX, name_of};
+    use super::super::addresses::ABSENT_ADDRESSES_MAX;
     use super::*;
     use bytes::Bytes;
+    use moorline_net::pace::client_name;
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(5_000_000_000 + millis * 1_000_000)
@@ -432,7 +433,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_counts_as_one_address() {
-        let of = |text: &str| name_of(text.parse().expect("an address"));
+        let of = |text: &str| client_name(text.parse().expect("an address"));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
@@ -452,7 +453,7 @@ mod tests {
         (0..20).for_each(|socket| old.try_enter(0, socket, Some(home(1)), at(0)).expect("within the burst"));
         let used = old.addresses().expect("limited").known.iter().next().map(|(_, address)| address.until());
         let next = Door::new(100, [limits]);
-        let name = Bytes::copy_from_slice(&name_of(home(1)).to_be_bytes());
+        let name = Bytes::copy_from_slice(&client_name(home(1)).to_be_bytes());
         next.thaw_address(&AddressRecord { name, until: used.expect("one"), sockets: Vec::new() });
         next.readmit(3, 3, || Some(home(1)), at(1));
         assert_eq!(
@@ -473,7 +474,7 @@ mod tests {
         };
         let (proxy, client) = (home(1), home(2));
         let next = Door::new(100, [limits]);
-        let name = Bytes::copy_from_slice(&name_of(client).to_be_bytes());
+        let name = Bytes::copy_from_slice(&client_name(client).to_be_bytes());
         next.thaw_address(&AddressRecord { name, until: 0, sockets: vec![7, 8, 9] });
         // One comes under another number, one of an old snapshot's kind has no address, and one does not come.
         next.readmit(7, 20, || Some(proxy), at(1));

@@ -10,9 +10,9 @@
 //! Example: 18,000 connections of one host say nothing. 8,192 of them fill half of 16,384 places. From then on the host
 //! has its share of 1,024 places, so each further one is refused or evicts one of its own; other clients find room.
 
-use super::addresses::name_of;
 use crate::snapshot::{HandshakesRecord, Item, Section};
 use bytes::Bytes;
+use moorline_net::pace::client_name;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -54,7 +54,7 @@ impl Handshakes {
             self.check_all(is_live);
         }
         self.all.push_back((key, now));
-        self.by_address.entry(name_of(from)).or_default().push_back((key, now));
+        self.by_address.entry(client_name(from)).or_default().push_back((key, now));
     }
 
     /// Writes the connections of each address that `is_live` confirms.
@@ -89,12 +89,12 @@ impl Handshakes {
 
     /// Notes the address of a connection that came through a proxy.
     pub(super) fn name(&mut self, now: Instant, key: ConnKey, from: IpAddr) {
-        self.by_address.entry(name_of(from)).or_default().push_back((key, now));
+        self.by_address.entry(client_name(from)).or_default().push_back((key, now));
     }
 
     /// Number of connections of an address that `is_live` confirms.
     pub(super) fn of_address(&mut self, from: IpAddr, is_live: impl Fn(ConnKey) -> bool) -> usize {
-        let Some(entries) = self.by_address.get_mut(&name_of(from)) else { return 0 };
+        let Some(entries) = self.by_address.get_mut(&client_name(from)) else { return 0 };
         entries.retain(|(key, _)| is_live(*key));
         entries.len()
     }
@@ -111,7 +111,7 @@ impl Handshakes {
         from: IpAddr,
         is_silent: impl Fn(ConnKey) -> bool,
     ) -> Option<ConnKey> {
-        oldest(self.by_address.get_mut(&name_of(from))?, now, is_silent)
+        oldest(self.by_address.get_mut(&client_name(from))?, now, is_silent)
     }
 
     /// Removes connections that `is_live` does not confirm, once a second.

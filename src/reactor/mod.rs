@@ -20,7 +20,6 @@ mod limit_log;
 mod listener;
 mod openings;
 mod outbox;
-mod pace;
 mod parts;
 mod sockets;
 mod stream;

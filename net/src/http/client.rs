@@ -63,6 +63,36 @@ pub fn ask(address: &Address, question: &Question<'_>, within: Duration) -> io::
     })
 }
 
+/// Asks several servers for a path each, at most `at_once` at the same time, and waits at most `within` for each of them. The
+/// answers have the order of the questions.
+///
+/// # Errors
+/// The system gives no poll. Each answer has errors of its own, as [`ask`] has them.
+pub fn ask_all(
+    questions: &[(Address, &'static str)],
+    within: Duration,
+    at_once: usize,
+) -> io::Result<Vec<io::Result<Answer>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let mut answers = Vec::with_capacity(questions.len());
+    for group in questions.chunks(at_once.max(1)) {
+        runtime.block_on(async {
+            let ask = |(address, path): &(Address, &'static str)| {
+                let (address, question) = (address.clone(), Question::get(path));
+                tokio::spawn(async move { timeout(within, ask_now(&address, &question)).await })
+            };
+            for asked in group.iter().map(ask).collect::<Vec<_>>() {
+                let late =
+                    |_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {within:?}")));
+                answers.push(
+                    asked.await.map_err(io::Error::other).and_then(|answer| answer.unwrap_or_else(late)),
+                );
+            }
+        });
+    }
+    Ok(answers)
+}
+
 async fn ask_now(address: &Address, question: &Question<'_>) -> io::Result<Answer> {
     match address {
         Address::Tcp(tcp) => ask_over(TcpStream::connect(tcp).await?, &tcp.to_string(), question).await,

@@ -34,6 +34,11 @@ impl Request {
         self.uri.path()
     }
 
+    /// The text behind `?`; `None`: there is no `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.uri.query()
+    }
+
     /// The value of a header as text; `None`: absent, or not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

@@ -37,7 +37,7 @@ mod tls;
 mod token;
 
 pub use address::{Address, Peer};
-pub use client::{Answer, Question, ask};
+pub use client::{Answer, Question, ask, ask_all};
 pub use head::{Head, is_host_name};
 pub use hyper::{Method, StatusCode, Uri, header};
 pub use message::{Request, Response};

@@ -472,3 +472,15 @@ fn no_bytes_stop_the_server() {
         .expect("whatever comes is answered or closed");
     assert!(rig.raw(GET).ends_with("GET /a 0\n"), "and the next one is served");
 }
+
+#[test]
+fn several_servers_are_asked_at_once_and_a_silent_one_costs_its_own_answer_only() {
+    let rig = Rig::new(LIMITS);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let place_of_silent = Address::Tcp(silent.local_addr().expect("bound"));
+    let place = rig.server.address().clone();
+    let questions = [(place.clone(), "/a"), (place_of_silent, "/b"), (place, "/c")];
+    let answers = ask_all(&questions, Duration::from_millis(300), 2).expect("a poll");
+    let bodies: Vec<_> = answers.into_iter().map(|answer| answer.ok().map(|answer| answer.body)).collect();
+    assert_eq!(bodies, [Some("GET /a 0\n".into()), None, Some("GET /c 0\n".into())]);
+}
