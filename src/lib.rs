@@ -3,6 +3,7 @@ pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod dispatch;
 pub mod failpoint;
 pub mod gateway;
 pub mod messages;

@@ -10,6 +10,7 @@ mod cluster;
 mod demo;
 mod dev;
 mod dev_certificate;
+mod dispatch;
 mod drain;
 mod find;
 mod logging;
@@ -63,6 +64,8 @@ enum Command {
     Backend(backend::BackendArgs),
     /// Show the nodes and cells of a cluster of backends
     Cluster(cluster::ClusterArgs),
+    /// Tell clients which gateways to try, by region and by room, until TERM or INT
+    Dispatch(dispatch::DispatchArgs),
     /// Run a gateway and a backend for development, on this machine only, until TERM or INT
     Dev(dev::DevArgs),
     /// Play the whole system on this machine: gateway, backend, thousands of clients, and a checker
@@ -157,7 +160,10 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let command = Arguments::parse().command;
-    if matches!(command, Command::Run { .. } | Command::Backend(_) | Command::Dev(_) | Command::Demo(_)) {
+    if matches!(
+        command,
+        Command::Run { .. } | Command::Backend(_) | Command::Dispatch(_) | Command::Dev(_) | Command::Demo(_)
+    ) {
         // What a service writes is for its user alone: stores, logs, sockets.
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
         // Sockets must not take the descriptors that a store needs.
@@ -172,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Run { settings, until_eof, .. } => run(&settings, until_eof),
         Command::Backend(args) => backend::run(&args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Dispatch(args) => dispatch::run(&args),
         Command::Dev(args) => dev::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => settings::check(&args),

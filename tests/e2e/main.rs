@@ -35,6 +35,7 @@ mod counters;
 mod deletion;
 mod descriptors;
 mod dev;
+mod dispatch;
 mod drain;
 mod durable;
 mod endpoints;
