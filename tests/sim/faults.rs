@@ -85,9 +85,15 @@ pub(crate) struct Faults {
     pub(crate) pressure_ms: u64,
     /// Sessions of a shard that may wait for their clients.
     pub(crate) kept: usize,
-    /// Turns of a reactor's loop after which its state moves to another process; 0: never.
+    /// Turns of a reactor's loop after which its state moves to another process; 0: never; 1: after each turn of one stretch in
+    /// [`RESTART_STRETCHES`].
     pub(crate) restart_turns: u64,
 }
+
+/// Turns of a stretch.
+const STRETCH_TURNS: u64 = 64;
+/// Stretches of which one moves a state after each turn. To move costs many times what a turn does.
+const RESTART_STRETCHES: u64 = 8;
 
 /// User id of the console, which is on the backend's machine.
 pub(crate) const CONSOLE_UID: u32 = 7;
@@ -102,6 +108,13 @@ impl Faults {
     pub(crate) fn shard_map(&self) -> ShardMap {
         let key = UserKey::new([5; 16], if self.is_by_hash { Pins::KeyedButSlot } else { Pins::Keyed });
         ShardMap::new(self.first_shards.min(self.shards)).with_key(key).grown_to(self.shards)
+    }
+
+    /// True if a state moves to another process after this many turns of its loop, at least `least`.
+    pub(crate) fn is_move_after(&self, turns: u64, least: u64) -> bool {
+        let every = self.restart_turns.max(least);
+        let is_stretch = every != 1 || (turns / STRETCH_TURNS).is_multiple_of(RESTART_STRETCHES);
+        self.restart_turns > 0 && turns.is_multiple_of(every) && is_stretch
     }
 
     /// Limits of the backend's end of links.
@@ -164,7 +177,7 @@ impl Faults {
             backend_life_ms: pick(&[0, 0, 4_000]),
             pressure_ms: pick(&[0, 0, 1_500]),
             kept: usize::try_from(pick(&[1, 2, 100, 100])).expect("small"),
-            restart_turns: pick(&[0, 0, 0, 50, 50, 7, 7, 1]),
+            restart_turns: pick(&[0, 0, 0, 50, 50, 50, 7, 1]),
         }
     }
 

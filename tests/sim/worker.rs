@@ -236,8 +236,7 @@ impl Worker {
         self.router.check();
         self.note(scene, &before);
         self.turns_done += 1;
-        let restart_turns = scene.faults.restart_turns;
-        if restart_turns > 0 && self.turns_done.is_multiple_of(restart_turns.max(RESTART_TURNS_MIN)) {
+        if scene.faults.is_move_after(self.turns_done, RESTART_TURNS_MIN) {
             self.restart(scene, pipes);
         }
         let can_write = |link: LinkIndex| {
