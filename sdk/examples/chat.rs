@@ -237,6 +237,7 @@ fn show_notices(notices: &Receiver<Notice>) {
             Notice::Signal { sender, payload, .. } => {
                 print(&format!("-- {sender}: {}", String::from_utf8_lossy(&payload)));
             }
+            Notice::NoEndpoints { why } => print(&format!("-- {why}")),
             Notice::New { .. }
             | Notice::App { .. }
             | Notice::FrameDropped { .. }

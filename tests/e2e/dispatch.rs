@@ -3,7 +3,10 @@
 use crate::gateway::{Backend, Gateway, field};
 use crate::process::{Process, TempFile, program, run};
 use crate::tunnel::{Authority, NAME, Tunnel};
-use crate::until;
+use crate::{PATIENCE, until};
+use moorline_sdk::Platform;
+use moorline_sdk::client::{Client, ClientBuilder};
+use moorline_sdk::core::Target;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -198,4 +201,70 @@ fn settings_are_checked_and_printed() {
         code == Some(2) && err.contains("answers without TLS") && err.contains("gateway: 0 gateways"),
         "{err}"
     );
+}
+
+/// A client whose own endpoint is dead, so that it finds a gateway only by what dispatch says.
+fn lost_client(uid: &str, dispatch: &str, gateways: &[SocketAddr]) -> ClientBuilder {
+    let places: Vec<String> = gateways.iter().map(|address| format!("tcp://{address}")).collect();
+    let client = Client::builder("tcp://127.0.0.1:1").user(uid).device("d", Platform::Linux);
+    client.alternates(places.iter().map(String::as_str)).dispatch([dispatch]).region("eu")
+}
+
+fn is_there(gateway: &Gateway, sessions: u64) -> bool {
+    gateway.varz().sessions == sessions
+}
+
+#[test]
+fn a_client_asks_dispatch_over_tls_and_leaves_a_gateway_that_drains() {
+    let (authority, backend) = (Authority::new(&["localhost"]), Backend::start());
+    let gateways =
+        [Gateway::start(&backend, &["drain.grace=600s"]), Gateway::start(&backend, &["drain.grace=600s"])];
+    let entries = gateways.each_ref().map(|gateway| ("", "eu", gateway.listener, gateway.admin));
+    let [mut one, mut two] = entries;
+    (one.0, two.0) = ("one", "two");
+    let head = format!(
+        "{HEAD}address_rate = 0\ncertificate_file = '{}'\nkey_file = '{}'\n",
+        authority.certificate.path().display(),
+        authority.key.path().display()
+    );
+    let dispatch = Dispatch::start_with(&head, &[one, two]);
+    let url = format!("https://localhost:{}", dispatch.address.port());
+    let places = gateways.each_ref().map(|gateway| gateway.listener);
+    let pem = std::fs::read(authority.certificate.path()).expect("our file");
+    let ann = lost_client("ann", &url, &places).roots_pem(&pem).build().expect("starts");
+    until("the login", || ann.is_logged_in().then_some(()));
+    // Nobody knows beforehand which one it is.
+    let [first, second] = if is_there(&gateways[0], 1) { [0, 1] } else { [1, 0] };
+    gateways[first].process.signal(Signal::SIGTERM);
+    until("the move", || (is_there(&gateways[second], 1) && ann.is_logged_in()).then_some(()));
+    let sent = ann.send(Target::user("ann"), 1, "still here").expect("taken");
+    sent.wait_durable(PATIENCE).expect("stored");
+    // A newcomer is not sent to it at all: dispatch knows within a poll interval.
+    until("dispatch knows", || {
+        let page = Dispatch::get(dispatch.admin, "/metrics").1;
+        page.contains("moorline_dispatch_gateways{state=\"not_ready\"} 1\n").then_some(())
+    });
+    let ben = lost_client("ben", &url, &places).roots_pem(&pem).build().expect("starts");
+    until("the login", || ben.is_logged_in().then_some(()));
+    assert!(is_there(&gateways[second], 2));
+}
+
+#[test]
+fn a_client_that_is_sent_to_a_full_gateway_goes_to_the_next_one() {
+    let backend = Backend::start();
+    let full = Gateway::start(&backend, &["limits.connections_max=1"]);
+    let free = Gateway::start(&backend, &[]);
+    let _held = crate::raw::Client::login(full.listener, "carl", "d");
+    full.until_sessions(1);
+    // This dispatch reaches nobody, so it gives both by chance.
+    let nobody: SocketAddr = ([127, 0, 0, 1], 1).into();
+    let dispatch =
+        Dispatch::start(&[("full", "eu", full.listener, nobody), ("free", "eu", free.listener, nobody)]);
+    let url = format!("http://{}", dispatch.address);
+    let places = [full.listener, free.listener];
+    let names: Vec<String> = (0..8).map(|number| format!("ann{number}")).collect();
+    let clients: Vec<Client> =
+        names.iter().map(|uid| lost_client(uid, &url, &places).build().expect("starts")).collect();
+    free.until_sessions(8);
+    assert!(clients.iter().all(Client::is_logged_in) && is_there(&full, 1));
 }

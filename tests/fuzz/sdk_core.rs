@@ -414,7 +414,7 @@ impl World {
                 self.tokens.push((message.token, bytes));
             }
             Event::Notice(Notice::Closed(_)) => self.is_closed = true,
-            Event::Notice(_) => {}
+            Event::EndpointsNeeded { .. } | Event::Notice(_) => {}
         }
     }
 

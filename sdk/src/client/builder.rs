@@ -2,6 +2,7 @@
 
 use super::alarm::Alarm;
 use super::clock::SleepWatch;
+use super::dispatch::{Asker, SERVERS_MAX, Server, is_region};
 use super::driver::Driver;
 use super::endpoint::Endpoint;
 use super::jobs::Jobs;
@@ -30,6 +31,8 @@ type Handler = Box<dyn FnMut(&Message) + Send>;
 pub struct ClientBuilder {
     endpoint: String,
     alternates: Vec<String>,
+    dispatch: Vec<String>,
+    region: String,
     trust: Trust,
     may_be_plain: bool,
     uid: String,
@@ -70,6 +73,20 @@ pub enum BuildError {
         /// The rejected value.
         alternate: String,
     },
+    /// A dispatch server that cannot be asked, or too many of them.
+    #[error("cannot use the dispatch server {server:?}: {why}")]
+    Dispatch {
+        /// The rejected value.
+        server: String,
+        /// The reason, and what to write instead.
+        why: &'static str,
+    },
+    /// Not a name of a region.
+    #[error("the region {region:?} is not valid: at most 32 letters, digits, `-` and `_`")]
+    Region {
+        /// The rejected value.
+        region: String,
+    },
     /// TLS cannot be used with these settings, or on this platform.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
@@ -86,6 +103,8 @@ impl ClientBuilder {
         Self {
             endpoint: endpoint.to_owned(),
             alternates: Vec::new(),
+            dispatch: Vec::new(),
+            region: String::new(),
             trust: Trust::default(),
             may_be_plain: false,
             uid: String::new(),
@@ -108,6 +127,24 @@ impl ClientBuilder {
     #[must_use]
     pub fn alternates<'a>(mut self, endpoints: impl IntoIterator<Item = &'a str>) -> Self {
         self.alternates = endpoints.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Dispatch servers (`moorline dispatch`), at most 8, each `https://host` or `https://host:port`; `http://` on this machine. One
+    /// of them is asked for gateways before the first attempt, and when gateways fail; the client goes to those in their order,
+    /// and to its own endpoint behind them. A server's certificate must be valid for its own host. The client goes to a
+    /// gateway of the answer as it goes to one that GOAWAY names, see [`Self::alternates`]: a server that lies can send it to
+    /// no other owner's gateway. Default: none.
+    #[must_use]
+    pub fn dispatch<'a>(mut self, servers: impl IntoIterator<Item = &'a str>) -> Self {
+        self.dispatch = servers.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Region that the client names to a dispatch server. Default: none, so gateways of any region are given.
+    #[must_use]
+    pub fn region(mut self, region: &str) -> Self {
+        region.clone_into(&mut self.region);
         self
     }
 
@@ -240,6 +277,31 @@ impl ClientBuilder {
         self.alternates.iter().map(read).collect()
     }
 
+    /// Reads the dispatch servers; `None`: there is none.
+    fn asker(&self) -> Result<Option<Asker>, BuildError> {
+        let refuse = |server: &String, why| BuildError::Dispatch { server: server.clone(), why };
+        if !is_region(&self.region) {
+            return Err(BuildError::Region { region: self.region.clone() });
+        }
+        if let Some(server) = self.dispatch.get(SERVERS_MAX) {
+            return Err(refuse(server, "there are more than 8; leave some out"));
+        }
+        let read = |text: &String| {
+            let server = Server::parse(text)
+                .ok_or_else(|| refuse(text, "write https://host or https://host:port, without a path"))?;
+            if server.is_safe() || self.may_be_plain {
+                return Ok((Arc::from(text.as_str()), server));
+            }
+            Err(refuse(text, "anybody on the way could change its answer; write https://"))
+        };
+        let servers = self.dispatch.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        if servers.is_empty() {
+            return Ok(None);
+        }
+        let (region, within) = (self.region.clone(), self.tuning.dispatch_timeout);
+        Ok(Some(Asker::new(servers, region, &self.trust, self.may_be_plain, within)?))
+    }
+
     /// Starts the client; it connects at once and by itself from then on.
     ///
     /// # Errors
@@ -247,6 +309,7 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client, BuildError> {
         let endpoint = self.endpoint_of(&self.endpoint)?;
         let alternates = self.alternates_beside(&endpoint)?;
+        let asker = self.asker()?;
         let places = alternates.iter().map(|alternate| alternate.place.as_str());
         let tls = endpoint.is_tls.then(|| Tls::new(&self.trust, &endpoint.place, places)).transpose()?;
         let token = match (&self.provider, self.token) {
@@ -256,6 +319,12 @@ impl ClientBuilder {
         let mut config = CoreConfig::new(&self.uid, &self.device, self.platform, token);
         config.check()?;
         config.alternates = alternates.iter().map(|alternate| alternate.place.as_str().into()).collect();
+        if let Some(asker) = &asker {
+            config.dispatch = asker.names();
+            // A dispatch server may name the endpoint itself.
+            let own = Arc::from(endpoint.place.as_str());
+            config.alternates = config.alternates.iter().cloned().chain([own]).collect();
+        }
         config.is_proved = tls.is_some();
         config.tuning = Arc::new(self.tuning);
         let (me, device) = (Arc::clone(&config.uid), Arc::clone(&config.device));
@@ -277,7 +346,7 @@ impl ClientBuilder {
             alternate: None,
             tls,
             may_be_plain: self.may_be_plain,
-            jobs: Jobs::new(&shared, self.provider),
+            jobs: Jobs::new(&shared, self.provider, asker),
             alarm,
             sleep: SleepWatch::default(),
             wanted: None,

@@ -12,7 +12,7 @@ use super::shared::{Hub, Notices, Shared};
 use super::socket::Socket;
 use super::tls::Tls;
 use super::token::Source;
-use crate::core::{ClosedWhy, Event, Message, Notice, TlsFault, TokenWhy};
+use crate::core::{ClosedWhy, DispatchFault, Event, Message, Notice, TlsFault, TokenWhy};
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Sender;
 use mio::event::Event as Readiness;
@@ -37,7 +37,7 @@ pub(super) struct Driver {
     pub(super) poll: Poll,
     /// `host:port`.
     pub(super) endpoint: String,
-    /// Alternate that the current attempt goes to; `None`: the endpoint.
+    /// Address that the current attempt goes to, as a gateway or a dispatch server has named it; `None`: the endpoint.
     pub(super) alternate: Option<String>,
     /// `None`: plain TCP.
     pub(super) tls: Option<Tls>,
@@ -98,6 +98,8 @@ impl Driver {
                     }
                 }
                 Done::Token(token) => self.on_token(token),
+                Done::Endpoints(Ok(body)) => self.on_endpoints(Ok(&body)),
+                Done::Endpoints(Err(fault)) => self.on_endpoints(Err(fault)),
             }
             self.drain();
         }
@@ -230,6 +232,11 @@ impl Driver {
             Event::Connect { alternate } => self.connect(alternate.as_deref()),
             Event::Hangup => self.hang_up(),
             Event::TokenNeeded(why) => self.fetch_token(why),
+            Event::EndpointsNeeded { server } => {
+                if let Err(error) = self.jobs.ask_dispatch(server) {
+                    self.on_endpoints(Err(DispatchFault::Unreachable { why: error.to_string() }));
+                }
+            }
             // The receiver lives as long as the client; the core bounds what is out.
             Event::Message(message) => drop(self.messages.send(message)),
             Event::Notice(notice) => {
@@ -255,6 +262,11 @@ impl Driver {
         let expiry = token.as_deref().and_then(expiry_of);
         let until = expiry.map(|expiry| now + expiry.saturating_sub(unix));
         hub.core.handle_token(now, token.map(Into::into), until);
+    }
+
+    fn on_endpoints(&self, answer: Result<&[u8], DispatchFault>) {
+        let (mut hub, now) = self.shared.hub();
+        hub.core.handle_endpoints(now, answer);
     }
 
     fn connect(&mut self, alternate: Option<&str>) {

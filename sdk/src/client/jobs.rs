@@ -1,12 +1,14 @@
-//! Work that may block, each piece in a thread of its own: resolving a name, asking the application for a token. The
+//! Work that may block, each piece in a thread of its own: resolving a name, asking the application for a token, asking a
+//! dispatch server. The
 //! client's thread, which keeps all deadlines, never waits for it, and neither does dropping the client.
 //!
 //! Example: the name server is silent. The attempt to connect fails by `connect_timeout`; a request fails by its own
 //! timeout. The next attempt waits for the same look-up, and uses its addresses when they come.
 
 use super::TokenProvider;
+use super::dispatch::Asker;
 use super::shared::Shared;
-use crate::core::TokenWhy;
+use crate::core::{DispatchFault, TokenWhy};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -23,30 +25,38 @@ pub(super) enum Done {
     Resolved { name: String, addresses: io::Result<Vec<SocketAddr>> },
     /// The application's token; `None`: not now.
     Token(Option<String>),
+    /// Body of a dispatch server's answer.
+    Endpoints(Result<Vec<u8>, DispatchFault>),
 }
 
-/// Work that is under way. At most [`LOOKUPS_MAX`] look-ups and one question for a token.
+/// Work that is under way. At most [`LOOKUPS_MAX`] look-ups, one question for a token and one to a dispatch
+/// server.
 pub(super) struct Jobs {
     /// Not kept alive by work that nobody waits for any more.
     shared: Weak<Shared>,
     provider: Option<Arc<Mutex<TokenProvider>>>,
+    /// `None`: there is no dispatch server.
+    asker: Option<Arc<Asker>>,
     sender: Sender<Done>,
     results: Receiver<Done>,
     lookups: Vec<String>,
     is_asking: bool,
+    is_asking_dispatch: bool,
 }
 
 impl Jobs {
-    pub(super) fn new(shared: &Arc<Shared>, provider: Option<TokenProvider>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, provider: Option<TokenProvider>, asker: Option<Asker>) -> Self {
         let (sender, results) = unbounded(); // bounded by the work under way
         let provider = provider.map(|provider| Arc::new(Mutex::new(provider)));
         Self {
             shared: Arc::downgrade(shared),
             provider,
+            asker: asker.map(Arc::new),
             sender,
             results,
             lookups: Vec::new(),
             is_asking: false,
+            is_asking_dispatch: false,
         }
     }
 
@@ -90,12 +100,29 @@ impl Jobs {
         Ok(())
     }
 
+    /// Asks a dispatch server. A question that is under way, of any server, is this one.
+    ///
+    /// # Errors
+    /// There is no thread, or nobody to ask.
+    pub(super) fn ask_dispatch(&mut self, server: Arc<str>) -> io::Result<()> {
+        if self.is_asking_dispatch {
+            return Ok(());
+        }
+        let Some(asker) = self.asker.clone() else {
+            return Err(io::Error::other("there is no dispatch server"));
+        };
+        self.start("moorline-dispatch", move || Done::Endpoints(asker.ask(&server)))?;
+        self.is_asking_dispatch = true;
+        Ok(())
+    }
+
     /// Returns a result that has come.
     pub(super) fn poll(&mut self) -> Option<Done> {
         let done = self.results.try_recv().ok()?;
         match &done {
             Done::Resolved { name, .. } => self.lookups.retain(|known| known != name),
             Done::Token(_) => self.is_asking = false,
+            Done::Endpoints(_) => self.is_asking_dispatch = false,
         }
         Some(done)
     }

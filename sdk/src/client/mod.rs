@@ -41,6 +41,7 @@ mod alarm;
 mod builder;
 mod calls;
 mod clock;
+mod dispatch;
 mod driver;
 mod endpoint;
 mod jobs;

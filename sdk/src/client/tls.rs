@@ -45,6 +45,16 @@ pub(super) struct Trust {
     pub(super) name: Option<String>,
 }
 
+impl Trust {
+    /// Settings for HTTPS servers: the same authorities, each server under its own name. Keys are pinned for gateways alone.
+    pub(super) fn of_web(&self) -> Result<Arc<ClientConfig>, TlsSetupError> {
+        let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+        let mut config = config.with_root_certificates(roots(self)?).with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
 /// Reason why TLS cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {

@@ -26,9 +26,12 @@ pub struct CoreConfig {
     pub platform: Platform,
     /// The proof of who it is.
     pub token: TokenSource,
-    /// Addresses, `host:port`, that a gateway may send this client to with GOAWAY. The client sends its token there, so
+    /// Addresses, `host:port`, that a gateway with GOAWAY, or a dispatch server, may send this client to. The client sends its token there, so
     /// other addresses are not followed. Default: none, so the client comes back to the address that it has.
     pub alternates: Arc<[Arc<str>]>,
+    /// Dispatch servers, by any name that the driver knows: one of them is asked for gateways before the first attempt, and
+    /// when gateways fail. Default: none, so the driver's own endpoint is the only one.
+    pub dispatch: Arc<[Arc<str>]>,
     /// True if the driver speaks to nobody that does not prove the endpoint's name, as by a certificate: then other
     /// addresses are followed, too. Default: false.
     pub is_proved: bool,
@@ -57,6 +60,7 @@ impl CoreConfig {
             platform,
             token,
             alternates: Arc::new([]),
+            dispatch: Arc::new([]),
             is_proved: false,
             agent: concat!("moorline-sdk/", env!("CARGO_PKG_VERSION")).into(),
             tuning: Arc::new(Tuning::default()),
@@ -85,6 +89,8 @@ fn check_name(what: &'static str, name: &str, bytes_max: usize) -> Result<(), In
 pub struct Tuning {
     /// Longest time to connect. Default 10 s.
     pub connect_timeout: Duration,
+    /// From a question to a dispatch server to its answer. Default 5 s.
+    pub dispatch_timeout: Duration,
     /// From HELLO to WELCOME. Default 10 s.
     pub handshake_timeout: Duration,
     /// Waits between connection attempts. Default full jitter, 500 ms to 30 s.
@@ -124,6 +130,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
+            dispatch_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             backoff: Backoff::default(),
             send_timeout: Duration::from_secs(10),

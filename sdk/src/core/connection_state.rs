@@ -8,13 +8,17 @@
 //! Waiting ─────────► Connecting ─────────► Greeting ─────────► Active ──► Leaving
 //!    ▲  │ no token        │                    │                  │          │
 //!    │  └──► NeedToken    └────────────────────┴───────┬──────────┴──────────┘
+//!    │  └──► Asking: a dispatch server is asked first  │
 //!    └─────────────────────── lost ────────────────────┴── told to stop ──► Closed
 //! ```
 
 use super::backoff::part_of;
+use super::endpoint_list::{DispatchFault, EndpointList};
+use super::endpoints::Endpoints;
 use super::event::{ClosedWhy, Event, Lost, TokenWhy};
 use super::limits;
-use super::{Backoff, TokenSource};
+use super::output::Outputs;
+use super::{Backoff, TokenSource, Tuning};
 use bytes::Bytes;
 use moorline_proto::connection::client::State;
 use moorline_proto::error::{CloseReason, may_reconnect};
@@ -36,6 +40,8 @@ enum Phase {
     Waiting(Instant),
     /// Until the driver brings a token.
     NeedToken,
+    /// The driver asks a dispatch server; not after this moment.
+    Asking(Instant),
     /// The driver connects; not after this moment.
     Connecting(Instant),
     /// A socket. Before WELCOME: not after this moment.
@@ -69,6 +75,8 @@ pub(super) enum Due {
     Nothing,
     /// Connect, or ask for a token.
     Connect,
+    /// Give the question to the dispatch server up.
+    GiveUpAsking,
     /// Leave this gateway, as GOAWAY has asked.
     Leave,
     /// Look at the timers of the login.
@@ -109,14 +117,16 @@ pub(super) struct ConnectionState {
     is_hasty: bool,
     /// Time to leave after GOAWAY; `None`: stay.
     leave_at: Option<Instant>,
-    /// Address of the next attempt; `None`: the driver's own.
+    /// Address that a gateway has named for the next attempt; `None`: none has.
     alternate: Option<Arc<str>>,
+    /// Gateways that dispatch servers have named; `None`: there is no dispatch server.
+    endpoints: Option<Box<Endpoints>>,
     /// End of a THROTTLE; `None`: there is none.
     throttled_until: Option<Instant>,
 }
 
 impl ConnectionState {
-    pub(super) fn new(source: &TokenSource, policy: Backoff) -> Self {
+    pub(super) fn new(source: &TokenSource, policy: Backoff, endpoints: Option<Endpoints>) -> Self {
         let token = match source {
             TokenSource::Fixed(token) => Some(Arc::clone(token)),
             TokenSource::Ask => None,
@@ -136,6 +146,7 @@ impl ConnectionState {
             is_hasty: false,
             leave_at: None,
             alternate: None,
+            endpoints: endpoints.map(Box::new),
             throttled_until: None,
         }
     }
@@ -184,8 +195,13 @@ impl ConnectionState {
         self.token.as_deref()
     }
 
-    /// Starts an attempt that may last for `timeout`, or asks for a token; returns the order for the driver.
-    pub(super) fn connect(&mut self, now: Instant, timeout: Duration) -> Event {
+    /// Starts an attempt, or asks for a token or for gateways first: the order for the driver goes to `outputs`.
+    pub(super) fn connect(&mut self, now: Instant, limits: &Tuning, outputs: &mut Outputs) {
+        let order = self.begin(now, limits);
+        outputs.push(order);
+    }
+
+    fn begin(&mut self, now: Instant, limits: &Tuning) -> Event {
         let is_stale = self.token_until.is_some_and(|until| until <= now + TOKEN_MARGIN);
         if !std::mem::take(&mut self.is_token_new) && self.can_ask && is_stale {
             (self.token, self.token_until, self.token_why) = (None, None, TokenWhy::Expired);
@@ -194,8 +210,33 @@ impl ConnectionState {
             self.phase = Phase::NeedToken;
             return Event::TokenNeeded(self.token_why);
         }
-        self.phase = Phase::Connecting(now + timeout);
-        Event::Connect { alternate: self.alternate.take() }
+        let mut alternate = self.alternate.take();
+        if let Some(endpoints) = self.endpoints.as_mut().filter(|_| alternate.is_none()) {
+            if let Some(server) = endpoints.poll_question(now) {
+                self.phase = Phase::Asking(now + limits.dispatch_timeout);
+                return Event::EndpointsNeeded { server };
+            }
+            alternate = endpoints.begin();
+        }
+        self.phase = Phase::Connecting(now + limits.connect_timeout);
+        Event::Connect { alternate }
+    }
+
+    /// Takes the answer of a dispatch server; false: no question is open.
+    pub(super) fn on_endpoints(
+        &mut self,
+        now: Instant,
+        answer: Result<EndpointList, DispatchFault>,
+        random: &mut Random,
+    ) -> bool {
+        let is_wanted = matches!(self.phase, Phase::Asking(_));
+        if let Some(endpoints) = self.endpoints.as_mut().filter(|_| is_wanted) {
+            match answer {
+                Ok(list) => endpoints.on_list(now, list),
+                Err(fault) => endpoints.on_no_list(now, fault.retry_after(), self.policy, random),
+            }
+        }
+        is_wanted
     }
 
     /// Notes that the driver has a socket; false: it was not asked for one.
@@ -213,7 +254,7 @@ impl ConnectionState {
             Phase::Connecting(_) => Ending::lost(Lost::ConnectFailed),
             Phase::Up(..) => Ending::lost(Lost::SocketGone),
             Phase::LoggingOut(_) => Ending::Closed(ClosedWhy::LoggedOut),
-            Phase::Waiting(_) | Phase::NeedToken | Phase::Closed => return None,
+            Phase::Waiting(_) | Phase::NeedToken | Phase::Asking(_) | Phase::Closed => return None,
         };
         self.phase = Phase::Waiting(now); // there is no socket to hang up
         Some(ending)
@@ -239,6 +280,7 @@ impl ConnectionState {
                 Due::Login
             }
             Phase::Waiting(until) if until <= now => Due::Connect,
+            Phase::Asking(until) if until <= now => Due::GiveUpAsking,
             Phase::Connecting(until) if until <= now => Due::End(Ending::lost(Lost::ConnectFailed)),
             Phase::LoggingOut(until) if until <= now => Due::End(Ending::Closed(ClosedWhy::LoggedOut)),
             Phase::Up(State::Greeting | State::Offline, until) if until <= now => {
@@ -286,8 +328,9 @@ impl ConnectionState {
             self.failures = 0;
         }
         let wait = if std::mem::take(&mut self.is_hasty) {
-            Duration::ZERO
+            Duration::ZERO // only the token was wrong
         } else {
+            self.leave_endpoint(lasted.is_some_and(|lasted| lasted >= STABLE_AFTER));
             self.failures = self.failures.saturating_add(1);
             self.policy.wait(self.failures - 1, random)
         };
@@ -305,10 +348,18 @@ impl ConnectionState {
         if lasted {
             (self.logged_in_at, self.failures) = (None, 0);
             (self.throttled_until, self.leave_at) = (None, None);
+            self.leave_endpoint(false);
             self.phase = Phase::Waiting(now);
             return Duration::ZERO;
         }
         self.on_lost(now, Duration::ZERO, random)
+    }
+
+    /// Notes that the connection or the attempt has ended; `has_served`: its gateway is to be tried again first.
+    fn leave_endpoint(&mut self, has_served: bool) {
+        if let Some(endpoints) = &mut self.endpoints {
+            endpoints.on_lost(has_served);
+        }
     }
 
     /// Takes a GOAWAY: leaves at a random moment of its window, for the first of its addresses that is in `known`, or for the
@@ -379,6 +430,9 @@ impl ConnectionState {
     /// Notes that the network is another one, so there is no reason to wait.
     pub(super) fn on_network_changed(&mut self, now: Instant) {
         self.failures = 0;
+        if let Some(endpoints) = &mut self.endpoints {
+            endpoints.on_network_changed();
+        }
         if let Phase::Waiting(until) = &mut self.phase {
             *until = (*until).min(now);
         }
@@ -390,6 +444,7 @@ impl ConnectionState {
                 [self.leave_at, self.throttled_until].into_iter().flatten().min()
             }
             Phase::Waiting(until)
+            | Phase::Asking(until)
             | Phase::Connecting(until)
             | Phase::Up(_, until)
             | Phase::LoggingOut(until) => Some(until),
@@ -399,138 +454,4 @@ impl ConnectionState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(10);
-
-    fn at(secs: u64) -> Instant {
-        Instant::ZERO + Duration::from_secs(secs)
-    }
-
-    fn state(source: &TokenSource) -> ConnectionState {
-        ConnectionState::new(source, Backoff::default())
-    }
-
-    fn logged_in() -> ConnectionState {
-        let mut state = state(&TokenSource::Fixed("token".into()));
-        assert_eq!(state.poll_due(at(0)), Due::Connect);
-        assert_eq!(state.connect(at(0), TIMEOUT), Event::Connect { alternate: None });
-        assert!(state.on_connected(at(0), TIMEOUT) && !state.on_connected(at(0), TIMEOUT));
-        state.on_welcome(at(0), &Welcome::default());
-        assert!(state.is_logged_in());
-        state
-    }
-
-    #[test]
-    fn each_phase_has_its_deadline_and_its_ending() {
-        let mut state = state(&TokenSource::Fixed("token".into()));
-        state.connect(at(0), TIMEOUT);
-        assert_eq!((state.deadline(), state.poll_due(at(9))), (Some(at(10)), Due::Nothing));
-        assert_eq!(state.poll_due(at(10)), Due::End(Ending::lost(Lost::ConnectFailed)));
-        state.on_connected(at(10), TIMEOUT);
-        assert_eq!(state.poll_due(at(20)), Due::End(Ending::lost(Lost::HandshakeTimeout)));
-        state.on_welcome(at(11), &Welcome::default());
-        assert_eq!((state.deadline(), state.poll_due(at(99))), (None, Due::Login));
-        state.on_logout(at(12), TIMEOUT);
-        assert!(state.is_closing() && state.has_socket() && !state.is_logged_in());
-        assert_eq!(state.poll_due(at(22)), Due::End(Ending::Closed(ClosedWhy::LoggedOut)));
-        state.close();
-        assert_eq!((state.deadline(), state.on_socket_gone(at(23))), (None, None));
-    }
-
-    #[test]
-    fn a_lost_socket_needs_no_hangup_and_waits_grow() {
-        let (mut state, mut random) = (logged_in(), Random::new(1));
-        assert_eq!(state.on_socket_gone(at(1)), Some(Ending::lost(Lost::SocketGone)));
-        assert!(!state.has_socket());
-        let wait = state.on_lost(at(1), TIMEOUT, &mut random);
-        assert!(wait >= TIMEOUT && state.deadline() == Some(at(1) + wait));
-        state.on_network_changed(at(2));
-        assert_eq!(state.poll_due(at(2)), Due::Connect);
-    }
-
-    #[test]
-    fn a_driver_that_proves_names_follows_any_address() {
-        let mut random = Random::new(1);
-        let mut follow = |alternates: &[&str], is_proved| {
-            let mut state = state(&TokenSource::Ask);
-            let alternates = alternates.iter().map(|place| (*place).to_owned()).collect();
-            let known: [Arc<str>; 1] = ["listed:1".into()];
-            state.on_go_away(at(0), &GoAway { window_ms: 0, alternates }, &known, is_proved, &mut random);
-            state.alternate.as_deref().map(str::to_owned)
-        };
-        assert_eq!(follow(&["other:1", "LISTED:1"], false).as_deref(), Some("listed:1"));
-        assert_eq!(follow(&["other:1", "listed:1"], true).as_deref(), Some("other:1"));
-        let long = format!("{}:1", "x".repeat(260));
-        assert_eq!(
-            follow(&["", "other", "other:0", "other:x", ":1", "a b:1", "http://a:1", &long], true),
-            None
-        );
-    }
-
-    #[test]
-    fn go_away_leads_to_the_alternate_and_a_throttle_ends_by_itself() {
-        let (mut state, mut random) = (logged_in(), Random::new(1));
-        state.on_throttle(at(0), Duration::from_secs(1));
-        assert!(state.is_throttled(at(0)) && state.has_throttle());
-        assert_eq!((state.poll_due(at(1)), state.has_throttle()), (Due::Login, false));
-        let alternates = vec!["other:1".to_owned()];
-        let known = ["other:1".into()];
-        state.on_go_away(at(8), &GoAway { window_ms: 1000, alternates }, &known, false, &mut random);
-        assert_eq!(state.poll_due(at(9)), Due::Leave);
-        assert_eq!(state.on_left(at(9), &mut random), Duration::ZERO);
-        assert_eq!(state.poll_due(at(9)), Due::Connect);
-        assert_eq!(state.connect(at(9), TIMEOUT), Event::Connect { alternate: Some("other:1".into()) });
-    }
-
-    #[test]
-    fn a_token_that_has_expired_is_replaced_before_it_is_used() {
-        let (mut state, mut random) = (state(&TokenSource::Ask), Random::new(1));
-        assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::First));
-        // A device whose clock is wrong takes it for expired: it is tried once all the same.
-        assert!(state.on_token(Some("token".into()), Some(at(1))));
-        assert_eq!(state.connect(at(0), TIMEOUT), Event::Connect { alternate: None });
-        state.on_lost(at(1), Duration::ZERO, &mut random);
-        assert_eq!(state.connect(at(2), TIMEOUT), Event::TokenNeeded(TokenWhy::Expired));
-        assert!(state.on_token(Some("next".into()), Some(at(100))));
-        for (second, is_used) in [(2, true), (90, true), (96, false)] {
-            let order = state.connect(at(second), TIMEOUT);
-            assert_eq!(order == Event::Connect { alternate: None }, is_used, "{second}");
-        }
-    }
-
-    #[test]
-    fn a_refused_token_is_replaced_at_once_and_the_next_ones_with_growing_waits() {
-        let (mut state, mut random) = (state(&TokenSource::Ask), Random::new(1));
-        for (code, why) in
-            [(CloseReason::AuthFailed, TokenWhy::Refused), (CloseReason::TokenExpired, TokenWhy::Expired)]
-        {
-            state.on_welcome(at(0), &Welcome::default());
-            let close = || Close { code: code.code(), ..Close::default() };
-            let mut waits = Vec::new();
-            for _ in 0..EXPIRED_MAX {
-                let Ending::Lost { after, .. } = state.on_close(close()) else { panic!("it may ask again") };
-                waits.push(state.on_lost(at(1), after, &mut random));
-                assert_eq!(state.connect(at(1), TIMEOUT), Event::TokenNeeded(why));
-                assert!(state.on_token(Some("token".into()), None));
-            }
-            assert!(waits[0].is_zero() && waits[1..].iter().all(|wait| !wait.is_zero()), "{waits:?}");
-            assert!(matches!(state.on_close(close()), Ending::Closed(_)));
-        }
-    }
-
-    #[test]
-    fn an_expired_token_is_asked_for_again_at_most_three_times() {
-        let mut state = state(&TokenSource::Ask);
-        let close = || Close { code: CloseReason::TokenExpired.code(), ..Close::default() };
-        assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::First));
-        for _ in 0..EXPIRED_MAX {
-            assert!(state.on_token(Some("token".into()), None));
-            assert_eq!(state.connect(at(0), TIMEOUT), Event::Connect { alternate: None });
-            assert!(matches!(state.on_close(close()), Ending::Lost { .. }));
-            assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::Expired));
-        }
-        assert!(matches!(state.on_close(close()), Ending::Closed(_)));
-    }
-}
+mod tests;

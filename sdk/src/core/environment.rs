@@ -4,6 +4,7 @@
 //! beats at the interval that this cell network is known to allow.
 
 use super::Core;
+use super::connection_state::Ending;
 use super::frames::SIGNAL;
 use super::networks::NetworkId;
 use bytes::Bytes;
@@ -52,6 +53,8 @@ impl Core {
             None => self.transport.probe(),
         }
         self.connection.on_network_changed(now);
-        self.beat(now);
+        if let Err(why) = self.transport.poll_heartbeat(now, &mut self.outputs) {
+            self.end(now, Ending::lost(why));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Outputs of a core for its driver and, through it, the application.
 
+use super::endpoint_list::DispatchFault;
 use super::tls_fault::TlsFault;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -299,7 +300,9 @@ impl fmt::Display for ClosedWhy {
 pub enum Event {
     /// Driver: connect now, then call `handle_connected` or `handle_disconnected`.
     Connect {
-        /// Address to connect to, one of [`CoreConfig::alternates`](super::CoreConfig::alternates); `None`: the driver's own.
+        /// Address to connect to, named by a gateway or a dispatch server; `None`: the driver's own. Without
+        /// [`CoreConfig::is_proved`](super::CoreConfig::is_proved) it is one of
+        /// [`CoreConfig::alternates`](super::CoreConfig::alternates).
         alternate: Option<Arc<str>>,
     },
     /// Driver: write the bytes that [`Core::poll_transmit`](super::Core::poll_transmit) gives now to the connection that
@@ -308,6 +311,11 @@ pub enum Event {
     /// Driver: drop the socket (or the attempt), after the socket has taken what it can of the bytes before, and report
     /// nothing more about it.
     Hangup,
+    /// Driver: ask this dispatch server for gateways, then call `handle_endpoints`; a later answer is not wanted any more.
+    EndpointsNeeded {
+        /// Server, one of [`CoreConfig::dispatch`](super::CoreConfig::dispatch).
+        server: Arc<str>,
+    },
     /// Driver: fetch a token, then call `handle_token`.
     TokenNeeded(TokenWhy),
     /// A send is durable: its one final result.
@@ -348,6 +356,7 @@ impl Notice {
             Self::Kicked { reason, .. }
             | Self::Disconnected { why: Lost::Told { reason, .. }, .. }
             | Self::Closed(ClosedWhy::Told { reason, .. }) => reason.len(),
+            Self::NoEndpoints { why } => why.bytes(),
             Self::LoggedIn { .. }
             | Self::Disconnected { .. }
             | Self::FrameDropped { .. }
@@ -370,6 +379,11 @@ pub enum Notice {
         why: Lost,
         /// Wait before the next attempt.
         retry_in: Duration,
+    },
+    /// A dispatch server gave no list; the client goes on with the last one and with its own endpoint.
+    NoEndpoints {
+        /// The reason.
+        why: DispatchFault,
     },
     /// Seqs of a conversation that could not be filled and were passed over.
     Hole {

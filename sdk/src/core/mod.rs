@@ -18,6 +18,8 @@ mod config;
 mod connection_state;
 mod conversation;
 mod downlink;
+mod endpoint_list;
+mod endpoints;
 mod environment;
 mod event;
 mod frames;
@@ -35,6 +37,7 @@ mod transport;
 
 pub use backoff::Backoff;
 pub use config::{CoreConfig, InvalidName, TokenSource, Tuning};
+pub use endpoint_list::{DISPATCH_ANSWER_BYTES_MAX, DispatchFault};
 pub use event::{
     ClosedWhy, ConversationCursor, ConversationEvent, Event, Lost, Message, Newest, Notice, Receipt, Repeat,
     RequestError, RequestId, RequestRefused, SendFailure, SendId, SendRefused, Target, Token, TokenWhy,
@@ -44,6 +47,7 @@ pub use tls_fault::TlsFault;
 
 use bytes::{Bytes, BytesMut};
 use connection_state::{ConnectionState, Due, Ending};
+use endpoints::Endpoints;
 use inbox::Inbox;
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::frame::compress::ACCEPT_LZ4;
@@ -95,10 +99,11 @@ impl Core {
     /// `seed` decides jitter and message keys, so it must be random and never used twice outside of
     /// tests. The names are not checked here; see [`CoreConfig::check`].
     pub fn new(config: CoreConfig, seed: u64) -> Self {
-        let tuning = &config.tuning;
+        let (tuning, mut random) = (&config.tuning, Random::new(seed));
+        let endpoints = (!config.dispatch.is_empty()).then(|| Endpoints::new(&config.dispatch, &mut random));
         Self {
-            random: Random::new(seed),
-            connection: ConnectionState::new(&config.token, tuning.backoff),
+            connection: ConnectionState::new(&config.token, tuning.backoff, endpoints),
+            random,
             transport: Transport::new(),
             uplink: Uplink::DEFAULT,
             outbox: Outbox::new(Arc::clone(tuning)),
@@ -173,9 +178,22 @@ impl Core {
             return;
         }
         if has_token {
-            self.outputs.push(self.connection.connect(now, self.config.tuning.connect_timeout));
+            self.connection.connect(now, &self.config.tuning, &mut self.outputs);
         } else {
             self.end(now, Ending::lost(Lost::NoToken));
+        }
+    }
+
+    /// Takes the answer to [`Event::EndpointsNeeded`]: the body of the server's answer. An answer that comes too late, or is
+    /// not asked for, is dropped.
+    pub fn handle_endpoints(&mut self, now: Instant, answer: Result<&[u8], DispatchFault>) {
+        let CoreConfig { alternates, is_proved, .. } = &self.config;
+        let list = answer.and_then(|body| endpoint_list::read(body, alternates, *is_proved));
+        let fault = list.as_ref().err().cloned();
+        if self.connection.on_endpoints(now, list, &mut self.random) {
+            let told = fault.map(|why| Event::Notice(Notice::NoEndpoints { why }));
+            told.into_iter().for_each(|event| self.outputs.push(event));
+            self.connection.connect(now, &self.config.tuning, &mut self.outputs);
         }
     }
 
@@ -183,9 +201,8 @@ impl Core {
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.connection.poll_due(now) {
             Due::Nothing => {}
-            Due::Connect => {
-                self.outputs.push(self.connection.connect(now, self.config.tuning.connect_timeout));
-            }
+            Due::Connect => self.connection.connect(now, &self.config.tuning, &mut self.outputs),
+            Due::GiveUpAsking => self.handle_endpoints(now, Err(DispatchFault::TimedOut)),
             Due::Leave => {
                 self.forget_connection(now);
                 self.transport.say_goodbye(now, &mut self.outputs);
@@ -193,20 +210,21 @@ impl Core {
                 self.outputs.push(Event::Hangup);
                 self.outputs.push(Event::Notice(Notice::Disconnected { why: Lost::GoAway, retry_in }));
                 if retry_in.is_zero() {
-                    self.outputs.push(self.connection.connect(now, self.config.tuning.connect_timeout));
+                    self.connection.connect(now, &self.config.tuning, &mut self.outputs);
                 }
             }
-            Due::Login => match self.outbox.handle_timeout(now, &mut self.random, &mut self.outputs) {
-                Expiry::Fine => self.beat(now),
-                Expiry::Late => {
+            Due::Login => {
+                let expiry = self.outbox.handle_timeout(now, &mut self.random, &mut self.outputs);
+                if expiry == Expiry::Late {
                     self.transport.probe();
-                    self.beat(now);
                 }
-                Expiry::Stuck => {
+                if expiry == Expiry::Stuck {
                     self.connection.forget_session();
                     self.end(now, Ending::lost(Lost::SendUnanswered));
+                } else if let Err(why) = self.transport.poll_heartbeat(now, &mut self.outputs) {
+                    self.end(now, Ending::lost(why));
                 }
-            },
+            }
             Due::End(ending) => self.end(now, ending),
         }
         while let Some(answer) = self.requests.poll_expired(now) {
@@ -400,13 +418,6 @@ impl Core {
     }
 
     // ---- Inside -------------------------------------------------------------------------------
-
-    /// Writes the PING that is due, and gives up a gateway that does not answer.
-    fn beat(&mut self, now: Instant) {
-        if let Err(why) = self.transport.poll_heartbeat(now, &mut self.outputs) {
-            self.end(now, Ending::lost(why));
-        }
-    }
 
     /// Sends everything that may go out now.
     fn pump(&mut self, now: Instant) {
