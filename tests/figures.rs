@@ -164,9 +164,9 @@ fn prose_numbers(text: &str) -> Vec<String> {
             prose.push('\n');
         }
     }
-    while let Some((start, end)) =
-        prose.find("](").and_then(|at| prose[at..].find(')').map(|end| (at, at + end)))
-    {
+    while let Some(middle) = prose.find("](") {
+        let start = prose[..middle].rfind('[').unwrap_or(middle);
+        let end = prose[middle..].find(')').map_or(middle + 1, |end| middle + end);
         prose.replace_range(start..=end, " ");
     }
     let words = prose.split(|letter: char| !letter.is_ascii_alphanumeric() && !",.".contains(letter));
