@@ -78,6 +78,33 @@ fn tables_that_are_missing_newer_or_of_another_place_are_refused_by_name() {
 }
 
 #[test]
+fn tables_of_the_version_before_get_what_is_new() {
+    let Some((_server, text, cell)) = one_cell() else {
+        return postgres::skip("tables_of_the_version_before_get_what_is_new");
+    };
+    let mut connection = Connection::open(&cell).expect("a connection");
+    let commit = new_user(&mut connection, "alice");
+    connection.perform(&[Slot::of("alice")], &commit).expect("stored");
+    // What each step has added goes, the newest first.
+    sql(
+        &text,
+        "drop table relation; alter table outbox drop column other, drop column relation; \
+         alter table member drop column relation",
+    );
+    sql(&text, "update moorline_cell set version = 1");
+    let cells = std::slice::from_ref(&cell);
+    let old = admin::check(cells).expect_err("too old").to_string();
+    assert!(old.contains("has tables of version 1") && old.contains("`moorline backend migrate`"), "{old}");
+    admin::migrate(cells, "one").expect("tables");
+    assert_eq!(admin::check(cells).expect("whole"), "one");
+    let mut connection = Connection::open(&cell).expect("every statement finds its tables");
+    let claim = CellRequest::Claim(NODE, vec![(Slot::of("alice"), 1)]);
+    let reply = connection.perform(&[Slot::of("alice")], &claim).expect("a claim");
+    let CellReply::Claimed(heads, _) = &reply else { panic!("{reply:?}") };
+    assert_eq!(heads[0].users, 1, "what was there stays");
+}
+
+#[test]
 fn a_commit_that_no_standby_has_is_no_success() {
     let Some((_server, text, cell)) = one_cell() else {
         return postgres::skip("a_commit_that_no_standby_has_is_no_success");

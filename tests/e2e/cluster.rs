@@ -2,6 +2,8 @@
 //!
 //! Every message that was acknowledged is with every device of both people, once and in order, whatever ends meanwhile.
 
+mod people;
+
 use crate::gateway::{Backend, Gateway};
 use crate::link_tls::{Ca, Paper, strs};
 use crate::postgres::{self, Postgres};
@@ -27,7 +29,7 @@ struct Cluster {
     cells: String,
     nodes: BTreeMap<u16, Backend>,
     gateways: Vec<Series>,
-    /// Settings of a node: who it is, and whom it believes.
+    /// Settings of a node: what all nodes have, who it is, and whom it believes.
     trust: Box<dyn Fn(u16) -> Vec<String>>,
     /// Certificates of gateways.
     _papers: Vec<Paper>,
@@ -41,6 +43,19 @@ impl Cluster {
         let server = Postgres::start(&[("fsync", "off"), ("max_connections", "120")])?;
         let addresses: Vec<_> = (0..cells).map(|cell| server.database(&format!("cell{cell}"))).collect();
         Some(Self::over(vec![server], &addresses, gateways, None))
+    }
+
+    /// Starts nodes with these settings, and a gateway, over one cell. `None`: PostgreSQL is not installed, which is told.
+    fn start_with(test: &str, settings: &[&'static str]) -> Option<Self> {
+        let Some(server) = Postgres::start(&[("fsync", "off"), ("max_connections", "120")]) else {
+            postgres::skip(test);
+            return None;
+        };
+        let address = server.database("cell0");
+        let mut trust = vec!["link.unproven=loopback".to_owned()];
+        trust.extend(settings.iter().map(|set| (*set).to_owned()));
+        let gateway = vec!["gateway.id=g0".to_owned()];
+        Some(Self::trusting(vec![server], &[address], &[gateway], Box::new(move |_| trust.clone())))
     }
 
     /// Starts nodes and gateways over one cell, with TLS on all links.
@@ -66,11 +81,7 @@ impl Cluster {
     }
 
     fn over(servers: Vec<Postgres>, addresses: &[String], gateways: usize, ca: Option<Ca>) -> Self {
-        let cells = format!("store.cells={addresses:?}");
-        let (code, said, error) = run(&["backend", "migrate", "--cluster", "test", "--set", &cells]);
-        assert_eq!((code, said.lines().count()), (Some(0), addresses.len()), "{said}{error}");
-        let mut papers = Vec::new();
-        let mut of_gateways = Vec::new();
+        let (mut papers, mut of_gateways) = (Vec::new(), Vec::new());
         for number in 0..gateways {
             let id = format!("g{number}");
             let mut sets = vec![format!("gateway.id={id}")];
@@ -81,13 +92,26 @@ impl Cluster {
             }
             of_gateways.push(sets);
         }
-        let (nodes, trust) = (BTreeMap::new(), node_trust(ca));
-        let mut cluster = Self { cells, nodes, gateways: Vec::new(), trust, _papers: papers, servers };
+        Self { _papers: papers, ..Self::trusting(servers, addresses, &of_gateways, node_trust(ca)) }
+    }
+
+    /// Starts nodes with these settings, and gateways with those.
+    fn trusting(
+        servers: Vec<Postgres>,
+        addresses: &[String],
+        of_gateways: &[Vec<String>],
+        trust: Box<dyn Fn(u16) -> Vec<String>>,
+    ) -> Self {
+        let cells = format!("store.cells={addresses:?}");
+        let (code, said, error) = run(&["backend", "migrate", "--cluster", "test", "--set", &cells]);
+        assert_eq!((code, said.lines().count()), (Some(0), addresses.len()), "{said}{error}");
+        let nodes = BTreeMap::new();
+        let mut cluster = Self { cells, nodes, gateways: Vec::new(), trust, _papers: Vec::new(), servers };
         for node in 1..=3 {
             cluster.start_node(node, "127.0.0.1:0");
         }
         cluster.until_owned(&[1, 2, 3]);
-        for sets in &of_gateways {
+        for sets in of_gateways {
             let endpoints: Vec<_> = cluster.nodes.values().map(|node| node.address.to_string()).collect();
             let endpoints = format!("backend.endpoints={}", endpoints.join(","));
             let pid_file = TempFile::new("");

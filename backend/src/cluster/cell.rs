@@ -7,7 +7,8 @@
 
 pub use super::rows::*;
 
-use crate::im::store::{ConversationId, Member, UserId};
+use crate::im::store::rules::relations::{Both, Counts};
+use crate::im::store::{ConversationId, Member, Relation, UserId};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::slots::{NodeId, Owner, Slot};
@@ -166,6 +167,14 @@ pub enum Load {
     Profiles(Vec<Arc<str>>),
     /// Conversations as a member sees them in a list.
     Listed(UserId, Vec<ConversationId>),
+    /// Users of whom somebody wants something, by name.
+    Contacts(Vec<Arc<str>>),
+    /// Relations of the two users of conversations, by the ids of these.
+    Pairs(Vec<Arc<str>>),
+    /// Relations of a user.
+    Relations(UserId),
+    /// Numbers of relations of a user, by name.
+    RelationCounts(Arc<str>),
 }
 
 /// The answer to one [`Load`].
@@ -191,7 +200,18 @@ pub enum Loaded {
     Profiles(Vec<(Arc<str>, Bytes)>),
     /// Conversations that are there, and that the user is in.
     Listed(Vec<ListedState>),
+    /// Users who are known, with their names.
+    Contacts(Vec<(Arc<str>, UserId)>),
+    /// Relations of two users to each other, one list for each id; of who makes nothing of the other one, none.
+    Pairs(Vec<(Arc<str>, Vec<OwnRelation>)>),
+    /// Relations of a user to others, with their names, in the order of their numbers.
+    Relations(UserId, Vec<(UserId, Arc<str>, Relation)>),
+    /// Numbers of relations. `None`: nobody has this name.
+    RelationCounts(Option<(UserId, Counts)>),
 }
+
+/// A user, and what the user makes of another one.
+pub type OwnRelation = (UserId, Relation);
 
 /// A user as the cell has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,6 +243,8 @@ pub struct ListedState {
     pub own: Member,
     /// The other member of a conversation of two.
     pub peer: Option<Member>,
+    /// Relations of both members of a conversation of two to each other.
+    pub relations: Both<Relation>,
     /// Messages that the member has not read, at most [`UNREAD_MAX`].
     pub unread: u64,
     /// The newest message, unless it is large or not for this member.

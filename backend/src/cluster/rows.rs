@@ -3,7 +3,9 @@
 //! bob adds carol to `group:tea`: one [`EventRow`] with the next order of the group, a [`Membership`] of carol, and for each
 //! member a [`RecipientRow`]. Members whose slots are elsewhere get a [`Deliver`].
 
-use crate::im::store::{ConversationId, DeviceNumber, GroupSettings, Member, Origin, UserId};
+use crate::im::store::{
+    ConversationId, DeviceNumber, Friendship, GroupSettings, Member, Origin, Relation, UserId,
+};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::slots::{NodeId, Slot};
@@ -49,7 +51,7 @@ pub enum Content {
     Own,
 }
 
-/// Effect of a message or event on a receiver's membership.
+/// Effect of a message or event on a receiver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Passage {
     /// The user stays a member, or stays outside.
@@ -59,6 +61,30 @@ pub enum Passage {
     Enters,
     /// The membership has ended.
     Leaves,
+    /// The user makes this of another one from now on.
+    Relates(UserId, Relation),
+}
+
+/// A relation as one number: the friendship in two bits, and 4 for a block.
+pub fn relation_code(relation: Relation) -> u32 {
+    let friendship = match relation.friendship {
+        Friendship::None => 0,
+        Friendship::Asked => 1,
+        Friendship::WasAsked => 2,
+        Friendship::Friends => 3,
+    };
+    friendship | u32::from(relation.is_blocked) << 2
+}
+
+/// The relation with this number; see [`relation_code`].
+pub const fn relation_of(code: u32) -> Relation {
+    let friendship = match code & 3 {
+        0 => Friendship::None,
+        1 => Friendship::Asked,
+        2 => Friendship::WasAsked,
+        _ => Friendship::Friends,
+    };
+    Relation { friendship, is_blocked: code & 4 != 0 }
 }
 
 /// Events of one conversation that are kept. A device that is further behind is told to ask for everything again.
@@ -112,6 +138,8 @@ pub struct Transaction {
     pub arrivals: Vec<ArrivalRow>,
     /// Changes of users' lists of conversations, each once.
     pub listed: Vec<ListedRow>,
+    /// Changes of users' lists of relations.
+    pub related: Vec<RelatedRow>,
     /// Acks of devices.
     pub cursors: Vec<CursorRow>,
     /// Outbox rows that are not needed any more.
@@ -136,6 +164,7 @@ impl Transaction {
             members: Vec::new(),
             parted: Vec::new(),
             listed: Vec::new(),
+            related: Vec::new(),
             arrivals: Vec::new(),
             cursors: Vec::new(),
             confirmed: Vec::new(),
@@ -214,6 +243,8 @@ pub struct Membership {
     pub uid: Arc<str>,
     /// Order from which on the member is sent everything.
     pub entered: u64,
+    /// Relation of the member to the other one of a conversation of two; else the default.
+    pub relation: Relation,
 }
 
 /// A message with its key. One whose key is there already is not written, nor is anything for its recipients.
@@ -338,6 +369,23 @@ pub struct ListedRow {
     pub since: Option<u64>,
 }
 
+/// A relation in a user's list. It is written with the entry of the user's stream that has this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelatedRow {
+    /// The user.
+    pub user: UserId,
+    /// The conversation of both.
+    pub conversation: ConversationId,
+    /// Order of the event.
+    pub order: u64,
+    /// The other user.
+    pub other: UserId,
+    /// Name of the other user.
+    pub uid: Arc<str>,
+    /// Relation of the user to the other one. The default: the list does not name the other one.
+    pub relation: Relation,
+}
+
 /// An ack of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorRow {
@@ -360,4 +408,17 @@ pub struct ConfirmedRow {
     pub user: UserId,
     /// Up to here.
     pub order: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_relation_has_a_number() {
+        for code in 0..8 {
+            assert_eq!(relation_code(relation_of(code)), code);
+        }
+        assert_eq!(relation_code(Relation::default()), 0);
+    }
 }

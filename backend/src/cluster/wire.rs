@@ -5,7 +5,7 @@
 
 mod questions;
 
-use super::cell::{Content, Deliver, Known, Passage};
+use super::cell::{Content, Deliver, Known, Passage, relation_code, relation_of};
 use super::store::{Append, AppendedAt, PeerMessage, Wanted};
 use crate::im::store::{ConversationId, DeviceNumber, Origin, Refusal, UserId};
 use bytes::Bytes;
@@ -134,9 +134,14 @@ struct DeliverBody {
     /// Number of an event in the log; 0: it is not there.
     #[prost(uint64, tag = "13")]
     event: u64,
-    /// 0: stays, 1: enters, 2: leaves.
+    /// 0: stays, 1: enters, 2: leaves, 3: relates.
     #[prost(uint32, tag = "14")]
     passage: u32,
+    /// The other user of a relation, and the relation as a number.
+    #[prost(uint64, tag = "15")]
+    other: u64,
+    #[prost(uint32, tag = "16")]
+    relation: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -344,10 +349,11 @@ fn of_deliver(deliver: Deliver) -> DeliverBody {
         Content::Event(number) => (0, number),
         Content::Own => (0, 0),
     };
-    let passage = match deliver.passage {
-        Passage::Stays => 0,
-        Passage::Enters => 1,
-        Passage::Leaves => 2,
+    let (passage, other, relation) = match deliver.passage {
+        Passage::Stays => (0, 0, 0),
+        Passage::Enters => (1, 0, 0),
+        Passage::Leaves => (2, 0, 0),
+        Passage::Relates(other, relation) => (3, other.number(), relation_code(relation)),
     };
     DeliverBody {
         user: user.number(),
@@ -364,6 +370,8 @@ fn of_deliver(deliver: Deliver) -> DeliverBody {
         seq,
         event,
         passage,
+        other,
+        relation,
     }
 }
 
@@ -378,6 +386,7 @@ fn deliver_of(body: DeliverBody) -> Option<Deliver> {
         0 => Passage::Stays,
         1 => Passage::Enters,
         2 => Passage::Leaves,
+        3 => Passage::Relates(user_of(body.other)?, relation_of(body.relation)),
         _ => return None,
     };
     Some(Deliver {

@@ -66,10 +66,6 @@ fn every_fault_is_named_with_its_place() {
             "im.folder: a node of a cluster keeps nothing on its disk",
         ),
         (
-            "[store]\ncells = ['host=a']\n[im]\nwho_may_add = 'friends'",
-            "im.who_may_add: a node of a cluster has no friends yet",
-        ),
-        (
             "listen = '0.0.0.0:1'\nlink.tls.ca_file='a'\nlink.tls.certificate_file='b'\nlink.tls.key_file='c'\n[store]\ncells = ['host=a']",
             "store.address: other nodes cannot connect to 0.0.0.0:1",
         ),

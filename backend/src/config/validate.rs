@@ -1,6 +1,6 @@
 //! Rules that one value alone cannot break: ranges, and values that must fit each other.
 
-use super::{BackendConfig, HandlerKind, WhoMayWrite};
+use super::{BackendConfig, HandlerKind};
 use crate::sql::CellAddress;
 use moorline_net::http::is_host_name;
 use moorline_net::settings;
@@ -98,15 +98,6 @@ fn check_store(rules: &mut Rules<'_>) {
     rules.require(is_reachable, "store.address", || {
         format!("other nodes cannot connect to {listen}; set the address that they use")
     });
-    for (key, who) in [
-        ("im.who_may_write", im.who_may_write),
-        ("im.who_may_add", im.who_may_add),
-        ("im.who_may_see", im.who_may_see),
-    ] {
-        rules.require(who == WhoMayWrite::Anyone, key, || {
-            "a node of a cluster has no friends yet; set \"anyone\", or leave store.cells empty".into()
-        });
-    }
     rules.require(im.webhooks.is_empty(), "im.webhooks", || {
         "a node of a cluster calls no webhooks yet; leave im.webhooks or store.cells empty".into()
     });

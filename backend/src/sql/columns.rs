@@ -1,8 +1,10 @@
 //! The columns of a transaction, table by table, in the order of the parameters of the statement.
 
 use super::{conversation_column, slot_of_conversation, slot_of_user, user_column};
-use crate::cluster::cell::{Content, ConversationRow, Passage, RecipientRow, Transaction};
-use crate::im::store::{ConversationId, Member};
+use crate::cluster::cell::{
+    Content, ConversationRow, Passage, RecipientRow, Transaction, relation_code, relation_of,
+};
+use crate::im::store::{ConversationId, Member, Relation, UserId};
 use std::marker::PhantomData;
 use tokio_postgres::types::ToSql;
 
@@ -87,6 +89,7 @@ columns!(Members {
     read: i64,
     cleared: i64,
     entered: i64,
+    relation: i32,
 });
 columns!(Parted { slot: i32, conversation: i64, user: i64 });
 columns!(Recipients {
@@ -98,6 +101,8 @@ columns!(Recipients {
     position: Option<i64>,
     entered: i64,
     passage: i32,
+    other: Option<i64>,
+    relation: Option<i32>,
 });
 columns!(Arrivals {
     slot: i32,
@@ -111,6 +116,15 @@ columns!(Arrivals {
     device: Option<i64>,
 });
 columns!(Listed { slot: i32, user: i64, conversation: i64, id: &'a str, since: Option<i64> });
+columns!(Related {
+    slot: i32,
+    user: i64,
+    conversation: i64,
+    order: i64,
+    other: i64,
+    uid: &'a str,
+    relation: i32,
+});
 columns!(Acks { slot: i32, user: i64, device: i64, acked: i64, trimmed: i64 });
 columns!(Accounts { slot: i32, user: i64, uid: &'a str });
 columns!(Profiles { slot: i32, user: i64, body: &'a [u8] });
@@ -135,21 +149,35 @@ pub(super) const fn content(seq: Option<i64>, event: Option<i64>) -> Content {
     }
 }
 
-const fn passage_column(passage: Passage) -> i32 {
+/// The columns of an effect, with the other user of a relation, and the relation.
+fn passage_columns(passage: Passage) -> (i32, Option<i64>, Option<i32>) {
     match passage {
-        Passage::Stays => 0,
-        Passage::Enters => 1,
-        Passage::Leaves => 2,
+        Passage::Stays => (0, None, None),
+        Passage::Enters => (1, None, None),
+        Passage::Leaves => (2, None, None),
+        Passage::Relates(other, relation) => (3, Some(user_column(other)), Some(relation_column(relation))),
     }
 }
 
-/// The effect of a column.
-pub(super) const fn passage(column: i32) -> Passage {
-    match column {
-        1 => Passage::Enters,
-        2 => Passage::Leaves,
+/// The effect of three columns.
+pub(super) fn passage(column: i32, other: Option<i64>, relation: Option<i32>) -> Passage {
+    match (column, other, relation) {
+        (1, ..) => Passage::Enters,
+        (2, ..) => Passage::Leaves,
+        (3, Some(other), Some(relation)) => {
+            Passage::Relates(UserId::new(other.cast_unsigned()), relation_of_column(relation))
+        }
         _ => Passage::Stays,
     }
+}
+
+fn relation_column(relation: Relation) -> i32 {
+    relation_code(relation).cast_signed()
+}
+
+/// The relation of a column.
+pub(super) const fn relation_of_column(column: i32) -> Relation {
+    relation_of(column.cast_unsigned())
 }
 
 impl<'a> Accounts<'a> {
@@ -246,6 +274,7 @@ impl<'a> Members<'a> {
             columns.read.push(read.cast_signed());
             columns.cleared.push(cleared.cast_signed());
             columns.entered.push(it.entered.cast_signed());
+            columns.relation.push(relation_column(it.relation));
         }
         columns
     }
@@ -337,7 +366,10 @@ impl Recipients<'_> {
             self.user.push(user_column(row.user));
             self.position.push(row.position.map(u64::cast_signed));
             self.entered.push(row.entered.cast_signed());
-            self.passage.push(passage_column(row.passage));
+            let (passage, other, relation) = passage_columns(row.passage);
+            self.passage.push(passage);
+            self.other.push(other);
+            self.relation.push(relation);
         }
     }
 }
@@ -370,6 +402,22 @@ impl<'a> Listed<'a> {
             columns.conversation.push(conversation_column(row.conversation));
             columns.id.push(&row.id);
             columns.since.push(row.since.map(u64::cast_signed));
+        }
+        columns
+    }
+}
+
+impl<'a> Related<'a> {
+    pub(super) fn of(transaction: &'a Transaction) -> Self {
+        let mut columns = Self::default();
+        for row in &transaction.related {
+            columns.slot.push(slot_of_user(row.user));
+            columns.user.push(user_column(row.user));
+            columns.conversation.push(conversation_column(row.conversation));
+            columns.order.push(row.order.cast_signed());
+            columns.other.push(user_column(row.other));
+            columns.uid.push(&row.uid);
+            columns.relation.push(relation_column(row.relation));
         }
         columns
     }

@@ -2,7 +2,7 @@
 
 use super::columns::{
     Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Emptied, Events, Groups, Listed, Members,
-    Messages, Parameters, Parted, Profiles, Recipients,
+    Messages, Parameters, Parted, Profiles, Recipients, Related,
 };
 use super::slot_column;
 use super::statements::COMMIT;
@@ -32,6 +32,7 @@ pub(super) async fn commit(
     let (listed, acks) = (Listed::of(transaction), Acks::of(transaction));
     let (accounts, devices) = (Accounts::of(transaction), Devices::of(transaction));
     let (confirmed, profiles) = (Confirmed::of(transaction), Profiles::of(transaction));
+    let related = Related::of(transaction);
     let mut parameters: Parameters<'_> = vec![&slots, &epochs, &node];
     messages.add_to(&mut parameters);
     emptied.add_to(&mut parameters);
@@ -49,6 +50,7 @@ pub(super) async fn commit(
     confirmed.add_to(&mut parameters);
     parameters.push(&last_id);
     profiles.add_to(&mut parameters);
+    related.add_to(&mut parameters);
     let rows = client.query(statement, &parameters).await?;
     let mut applied = Applied::default();
     for row in rows {

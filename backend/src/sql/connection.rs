@@ -272,6 +272,6 @@ fn deliver(row: &Row) -> Deliver {
         content: columns::content(row.get(9), row.get(10)),
         origin,
         body: load::body(row, 13),
-        passage: columns::passage(row.get(14)),
+        passage: columns::passage(row.get(14), row.get(15), row.get(16)),
     }
 }

@@ -1,6 +1,8 @@
 //! Reads of a cell. All reads of one request see the tables at one moment.
 
-use super::columns::{content, seq_and_event};
+mod people;
+
+use super::columns::{content, relation_of_column, seq_and_event};
 use super::{
     capped, conversation_column, slot_column, slot_of_conversation, slot_of_user, statements, user_column,
 };
@@ -8,6 +10,7 @@ use crate::cluster::cell::{
     Content, ConversationRow, DeviceRow, Ends, EntryRow, Known, ListedState, Load, Loaded, Membership,
     UNREAD_MAX, UserState,
 };
+use crate::im::store::rules::relations::Both;
 use crate::im::store::{ConversationId, DeviceNumber, GroupSettings, LAST_BYTES_MAX, Member, Role, UserId};
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
@@ -32,6 +35,10 @@ pub(super) struct Loads {
     listed_since: Statement,
     listing: Statement,
     listed: Statement,
+    contacts: Statement,
+    pairs: Statement,
+    relations: Statement,
+    relation_counts: Statement,
 }
 
 impl Loads {
@@ -52,6 +59,10 @@ impl Loads {
             listed_since: client.prepare(statements::LISTED_SINCE).await?,
             listing: client.prepare(statements::LISTING).await?,
             listed: client.prepare(statements::LISTED).await?,
+            contacts: client.prepare(statements::CONTACTS).await?,
+            pairs: client.prepare(statements::PAIRS).await?,
+            relations: client.prepare(statements::RELATIONS).await?,
+            relation_counts: client.prepare(statements::RELATION_COUNTS).await?,
         })
     }
 
@@ -123,13 +134,15 @@ impl Reader<'_> {
                 Loaded::Page(rows.iter().map(|row| (number(row, 0), body(row, 1))).collect())
             }
             Load::Profiles(uids) => {
-                let slots: Vec<_> = uids.iter().map(|uid| slot_column(Slot::of(uid))).collect();
-                let uids: Vec<&str> = uids.iter().map(|uid| &**uid).collect();
+                let (slots, uids) = by_slot(uids);
                 let rows = transaction.query(&loads.profiles, &[&slots, &uids]).await?;
                 Loaded::Profiles(rows.iter().map(|row| (text(row, 0), body(row, 1))).collect())
             }
             Load::Listing(user, after, limit) => self.listing(*user, after, *limit).await?,
             Load::Listed(user, conversations) => self.listed(*user, conversations).await?,
+            Load::Contacts(_) | Load::Pairs(_) | Load::Relations(_) | Load::RelationCounts(_) => {
+                self.people(load).await?
+            }
         })
     }
 
@@ -164,6 +177,7 @@ impl Reader<'_> {
             member: member(row, 0),
             uid: text(row, 7),
             entered: number(row, 8),
+            relation: relation_of_column(row.get(9)),
         });
         let members = members.collect();
         let ends = Ends {
@@ -250,11 +264,17 @@ impl Reader<'_> {
             members: usize::try_from(number(row, 17)).unwrap_or(0),
             own: member(row, 0),
             peer: row.get::<_, Option<i64>>(7).map(|_| member(row, 7)),
+            relations: Both { own: relation_of_column(row.get(20)), theirs: relation_of_column(row.get(21)) },
             unread: number(row, 18),
             last: maybe_body(row, 19),
         });
         Ok(Loaded::Listed(states.collect()))
     }
+}
+
+/// Names with their slots.
+fn by_slot(names: &[Arc<str>]) -> (Vec<i32>, Vec<&str>) {
+    names.iter().map(|name| (slot_column(Slot::of(name)), &**name)).unzip()
 }
 
 /// A member, from this column on.

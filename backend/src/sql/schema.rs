@@ -5,11 +5,11 @@
 //! foreign keys (a slot's rows are written by its owner alone).
 
 /// Version of the tables that this build writes.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 /// Steps from each version to the next: step `n` makes version `n + 1`. A step only adds; a node of the version before goes on
 /// with the new tables.
-pub(super) const STEPS: &[&str] = &[STEP_1];
+pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2];
 
 const STEP_1: &str = "
 create table moorline_cell (
@@ -119,4 +119,15 @@ create table outbox (
     device int8,
     passage int4 not null,
     primary key (slot, conv, usr, ord));
+";
+
+/// Relations: of the two users of a conversation, beside their memberships, and in the lists of both.
+const STEP_2: &str = "
+alter table member add column relation int4 not null default 0;
+alter table outbox add column other int8, add column relation int4;
+create table relation (
+    slot int4, usr int8, other int8,
+    uid text collate \"C\" not null,
+    relation int4 not null,
+    primary key (slot, usr, other)) with (fillfactor = 80);
 ";

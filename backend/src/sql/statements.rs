@@ -47,7 +47,7 @@ select o.slot, o.usr, o.conv, c.id, c.is_group,
     (select count(*) from member n where n.slot = o.slot and n.conv = o.conv),
     coalesce((select n.visible_from from member n where n.slot = o.slot and n.conv = o.conv and n.usr = o.usr), 1),
     o.ord, o.after, o.seq, o.event, coalesce(m.sender, o.sender), coalesce(m.device, o.device),
-    coalesce(m.body, e.body, o.body, ''::bytea), o.passage
+    coalesce(m.body, e.body, o.body, ''::bytea), o.passage, o.other, o.relation
 from outbox o
 join conv c on c.slot = o.slot and c.conv = o.conv
 left join msg m on m.slot = o.slot and m.conv = o.conv and m.seq = o.seq
@@ -130,44 +130,46 @@ old_conv as (
         g (slot, conv, creator, title, notice, by_invitation, is_silent, is_dissolved) on g.slot = e.slot and g.conv = e.conv
     where c.slot = e.slot and c.conv = e.conv),
 new_member as (
-    insert into member (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered)
+    insert into member (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered, relation)
     select * from unnest($48::int4[], $49::int8[], $50::int8[], $51::text[], $52::int8[], $53::int4[],
-        $54::int8[], $55::int8[], $56::int8[], $57::int8[], $58::int8[])
-        m (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered)
+        $54::int8[], $55::int8[], $56::int8[], $57::int8[], $58::int8[], $59::int4[])
+        m (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered, relation)
     where m.slot in (select slot from fence)
     on conflict (slot, conv, usr) do update set visible_from = excluded.visible_from, role = excluded.role,
         since = excluded.since, silent_until = excluded.silent_until, read = excluded.read, cleared = excluded.cleared,
-        entered = excluded.entered),
+        entered = excluded.entered, relation = excluded.relation),
 old_member as (
     delete from member m using (
-        select * from unnest($59::int4[], $60::int8[], $61::int8[]) p (slot, conv, usr)
+        select * from unnest($60::int4[], $61::int8[], $62::int8[]) p (slot, conv, usr)
         where slot in (select slot from fence)) p
     where m.slot = p.slot and m.conv = p.conv and m.usr = p.usr),
 recipient as materialized (
     select e.slot as conv_slot, e.conv, e.ord, e.seq, e.event, e.body, e.sender, e.device, r.slot, r.usr, r.pos, r.entered,
-        r.passage, case when r.usr = e.sender then e.device end as own_device,
+        r.passage, r.other, r.relation, case when r.usr = e.sender then e.device end as own_device,
         r.pos is not null and r.slot in (select slot from fence) as is_direct
-    from unnest($62::int4[], $63::int8[], $64::int8[], $65::int4[], $66::int8[], $67::int8[],
-        $68::int8[], $69::int4[]) r (at, conv, ord, slot, usr, pos, entered, passage)
+    from unnest($63::int4[], $64::int8[], $65::int8[], $66::int4[], $67::int8[], $68::int8[],
+        $69::int8[], $70::int4[], $71::int8[], $72::int4[])
+        r (at, conv, ord, slot, usr, pos, entered, passage, other, relation)
     join entry e on e.slot = r.at and e.conv = r.conv and e.ord = r.ord),
 before as (
     select e.slot, e.conv, e.ord, greatest(c.last_all, 0, max(case when e.is_all then e.ord end) over (
         partition by e.slot, e.conv order by e.ord rows between unbounded preceding and 1 preceding)) as all_ord
     from entry e left join conv c on c.slot = e.slot and c.conv = e.conv),
 sent as (
-    insert into outbox (slot, conv, usr, ord, after, seq, event, body, sender, device, passage)
+    insert into outbox (slot, conv, usr, ord, after, seq, event, body, sender, device, passage, other, relation)
     select r.conv_slot, r.conv, r.usr, r.ord, greatest(
             case when b.all_ord >= r.entered then b.all_ord end, 0,
             lag(r.ord) over (partition by r.conv_slot, r.conv, r.usr order by r.ord),
             (select max(o.ord) from outbox o where o.slot = r.conv_slot and o.conv = r.conv and o.usr = r.usr)),
-        r.seq, r.event, r.body, case when r.seq is null then r.sender end, case when r.seq is null then r.device end, r.passage
+        r.seq, r.event, r.body, case when r.seq is null then r.sender end, case when r.seq is null then r.device end, r.passage,
+        r.other, r.relation
     from recipient r join before b on b.slot = r.conv_slot and b.conv = r.conv and b.ord = r.ord
     where not r.is_direct),
 arrival as materialized (
     select slot, usr, pos, conv, ord, seq, event, body, own_device as device from recipient where is_direct
     union all
-    select * from unnest($70::int4[], $71::int8[], $72::int8[], $73::int8[], $74::int8[], $75::int8[],
-        $76::int8[], $77::bytea[], $78::int8[]) a (slot, usr, pos, conv, ord, seq, event, body, device)
+    select * from unnest($73::int4[], $74::int8[], $75::int8[], $76::int8[], $77::int8[], $78::int8[],
+        $79::int8[], $80::bytea[], $81::int8[]) a (slot, usr, pos, conv, ord, seq, event, body, device)
     where a.slot in (select slot from fence)),
 new_inbox as (
     insert into inbox (slot, usr, pos, conv, seq, event, body, device)
@@ -175,8 +177,19 @@ new_inbox as (
 new_arrived as (
     insert into arrived (slot, usr, conv, ord) select slot, usr, conv, max(ord) from arrival group by slot, usr, conv
     on conflict (slot, usr, conv) do update set ord = greatest(arrived.ord, excluded.ord)),
+related as materialized (
+    select distinct on (r.slot, r.usr, r.other) r.slot, r.usr, r.other, r.uid, r.relation
+    from unnest($109::int4[], $110::int8[], $111::int8[], $112::int8[], $113::int8[], $114::text[], $115::int4[])
+        r (slot, usr, conv, ord, other, uid, relation)
+    join arrival a on a.slot = r.slot and a.usr = r.usr and a.conv = r.conv and a.ord = r.ord
+    order by r.slot, r.usr, r.other, a.pos desc),
+new_relation as (
+    insert into relation (slot, usr, other, uid, relation) select slot, usr, other, uid, relation from related where relation <> 0
+    on conflict (slot, usr, other) do update set relation = excluded.relation),
+old_relation as (
+    delete from relation n using related r where r.relation = 0 and n.slot = r.slot and n.usr = r.usr and n.other = r.other),
 listed as materialized (
-    select * from unnest($79::int4[], $80::int8[], $81::int8[], $82::text[], $83::int8[])
+    select * from unnest($82::int4[], $83::int8[], $84::int8[], $85::text[], $86::int8[])
         l (slot, usr, conv, id, since)
     where slot in (select slot from fence)),
 new_listing as (
@@ -186,7 +199,7 @@ old_listing as (
     delete from listing g using listed l where l.since is null and g.slot = l.slot and g.usr = l.usr and g.conv = l.conv),
 ack as materialized (
     select slot, usr, device, max(acked) as acked, max(trimmed) as trimmed
-    from unnest($84::int4[], $85::int8[], $86::int8[], $87::int8[], $88::int8[])
+    from unnest($87::int4[], $88::int8[], $89::int8[], $90::int8[], $91::int8[])
         c (slot, usr, device, acked, trimmed)
     where slot in (select slot from fence) group by slot, usr, device),
 stream as (
@@ -197,7 +210,7 @@ stream as (
 new_account as (
     insert into account (slot, usr, uid, last_pos, trimmed)
     select a.slot, a.usr, a.uid, coalesce(s.pos, 0), 0
-    from unnest($89::int4[], $90::int8[], $91::text[]) a (slot, usr, uid)
+    from unnest($92::int4[], $93::int8[], $94::text[]) a (slot, usr, uid)
     left join stream s on s.slot = a.slot and s.usr = a.usr
     where a.slot in (select slot from fence)),
 old_account as (
@@ -205,11 +218,11 @@ old_account as (
     from stream s where a.slot = s.slot and a.usr = s.usr),
 new_profile as (
     insert into profile (slot, usr, body)
-    select * from unnest($103::int4[], $104::int8[], $105::bytea[]) p (slot, usr, body) where p.slot in (select slot from fence)
+    select * from unnest($106::int4[], $107::int8[], $108::bytea[]) p (slot, usr, body) where p.slot in (select slot from fence)
     on conflict (slot, usr) do update set body = excluded.body),
 new_device as (
     insert into device (slot, usr, device, name, platform, acked)
-    select * from unnest($92::int4[], $93::int8[], $94::int8[], $95::text[], $96::int8[], $97::int8[])
+    select * from unnest($95::int4[], $96::int8[], $97::int8[], $98::text[], $99::int8[], $100::int8[])
         d (slot, usr, device, name, platform, acked)
     where d.slot in (select slot from fence)),
 old_device as (
@@ -220,11 +233,11 @@ trimmed as (
     where i.slot = k.slot and i.usr = k.usr and i.pos <= k.trimmed),
 confirmed as (
     delete from outbox o using (
-        select * from unnest($98::int4[], $99::int8[], $100::int8[], $101::int8[]) c (slot, conv, usr, ord)
+        select * from unnest($101::int4[], $102::int8[], $103::int8[], $104::int8[]) c (slot, conv, usr, ord)
         where slot in (select slot from fence)) c
     where o.slot = c.slot and o.conv = c.conv and o.usr = c.usr and o.ord <= c.ord),
 id as (
-    insert into node_id as i (number, last_id) values ($3, $102)
+    insert into node_id as i (number, last_id) values ($3, $105)
     on conflict (number) do update set last_id = greatest(i.last_id, excluded.last_id))
 select 0::int4 as kind, f.at as n, 0::int8, 0::int8, 0::int8, 0::int8
 from unnest($1::int4[]) with ordinality f (slot, at) where f.slot not in (select slot from fence)
@@ -257,7 +270,7 @@ select conv, id, is_group, last_seq, last_ord, last_all, events, creator, title,
 from conv where slot = $1 and conv = $2";
 /// Members of a conversation. Parameters: slot, conversation.
 pub(super) const MEMBERS: &str = "
-select usr, visible_from, role, since, silent_until, read, cleared, uid, entered from member where slot = $1 and conv = $2
+select usr, visible_from, role, since, silent_until, read, cleared, uid, entered, relation from member where slot = $1 and conv = $2
 order by usr";
 /// Result of a message key. Parameters: slot, conversation, sender, key.
 pub(super) const KEY: &str =
@@ -290,7 +303,8 @@ select conv from listing where slot = $1 and usr = $2 and since < $3 order by si
 pub(super) const LISTED: &str = "
 select o.usr, o.visible_from, o.role, o.since, o.silent_until, o.read, o.cleared,
     p.usr, p.visible_from, p.role, p.since, p.silent_until, p.read, p.cleared,
-    c.conv, c.id, c.last_seq, (select count(*) from member n where n.slot = c.slot and n.conv = c.conv), u.count, m.body
+    c.conv, c.id, c.last_seq, (select count(*) from member n where n.slot = c.slot and n.conv = c.conv), u.count, m.body,
+    o.relation, coalesce(p.relation, 0)
 from unnest($1::int4[], $2::int8[]) with ordinality w (slot, conv, n)
 join conv c on c.slot = w.slot and c.conv = w.conv
 join member o on o.slot = w.slot and o.conv = w.conv and o.usr = $3
@@ -302,3 +316,21 @@ cross join lateral (
         select 1 from msg x where x.slot = w.slot and x.conv = w.conv and x.counts and x.seq > greatest(o.read, o.visible_from - 1, o.cleared)
         limit $5) x) u
 order by w.n";
+/// Users by name. Parameters: slots, uids.
+pub(super) const CONTACTS: &str = "
+select a.uid, a.usr from unnest($1::int4[], $2::text[]) with ordinality w (slot, uid, n)
+join account a on a.slot = w.slot and a.uid = w.uid order by w.n";
+/// Relations of the users of conversations of two to each other. Parameters: slots, ids.
+pub(super) const PAIRS: &str = "
+select w.n, m.usr, m.relation from unnest($1::int4[], $2::text[]) with ordinality w (slot, id, n)
+join conv c on c.slot = w.slot and c.id = w.id join member m on m.slot = c.slot and m.conv = c.conv
+where m.relation <> 0 order by w.n, m.usr";
+/// Relations of a user. Parameters: slot, user.
+pub(super) const RELATIONS: &str =
+    "select other, uid, relation from relation where slot = $1 and usr = $2 order by other";
+/// Numbers of friends and own requests, of requests of others, and of blocks. Parameters: slot, uid.
+pub(super) const RELATION_COUNTS: &str = "
+select a.usr, count(*) filter (where r.relation & 3 in (1, 3)), count(*) filter (where r.relation & 3 = 2),
+    count(*) filter (where r.relation & 4 <> 0)
+from account a left join relation r on r.slot = a.slot and r.usr = a.usr
+where a.slot = $1 and a.uid = $2 group by a.usr";

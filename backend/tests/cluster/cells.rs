@@ -3,14 +3,16 @@
 //! Each request is done in one piece, as a serializable database would do it. Panics where a node breaks what the fences
 //! promise: a seq or a position that is given twice, a stream with a hole.
 
+mod loads;
+
 use bytes::Bytes;
 use moorline_backend::cluster::cell::{
     Applied, ArrivalRow, CellReply, CellRequest, Content, ConversationRow, Deliver, DeviceRow, EVENTS_MAX,
-    Ends, EntryRow, EventRow, Known, Life, ListedState, Load, Loaded, MessageRow, Passage, RecipientRow,
-    SlotHead, Transaction, UNREAD_MAX, UserState, counter_of, slot_of,
+    Ends, EntryRow, EventRow, Known, Life, MessageRow, Passage, RecipientRow, RelatedRow, SlotHead,
+    Transaction, counter_of, slot_of,
 };
 use moorline_backend::cluster::lease::LEASE;
-use moorline_backend::im::store::{ConversationId, LAST_BYTES_MAX, Origin, UserId};
+use moorline_backend::im::store::{ConversationId, Origin, Relation, UserId};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::decode;
@@ -30,6 +32,8 @@ pub(crate) struct UserTable {
     arrived: BTreeMap<ConversationId, u64>,
     /// Conversations of the user's list: id, and position at which the membership began.
     pub(crate) listing: BTreeMap<ConversationId, (Arc<str>, u64)>,
+    /// Relations to others, with their names.
+    pub(crate) relations: BTreeMap<UserId, (Arc<str>, Relation)>,
     /// Everything that was ever put into the stream: conversation, order, position.
     pub(crate) history: Vec<(ConversationId, u64, u64)>,
     /// Position up to which the stream was trimmed when a device became known.
@@ -403,7 +407,13 @@ impl Cells {
         arriving.extend(arrivals.cloned());
         arriving.sort_by_key(|row: &ArrivalRow| row.position);
         for row in arriving {
-            self.users.get_mut(&row.user).expect("a user").arrive(row);
+            let place = (row.user, row.conversation, row.order);
+            let user = self.users.get_mut(&row.user).expect("a user");
+            user.arrive(row);
+            let related = transaction.related.iter();
+            for row in related.filter(|row| (row.user, row.conversation, row.order) == place) {
+                user.relate(row);
+            }
         }
         known
     }
@@ -459,94 +469,6 @@ impl Cells {
             self.outbox.insert((conversation, *user, order), waiting);
         }
     }
-
-    fn load(&self, load: &Load) -> Loaded {
-        match load {
-            Load::Name(uid) => Loaded::Name(uid.clone(), self.uids.get(uid).copied()),
-            Load::User(uid) => Loaded::User(self.uids.get(uid).and_then(|user| self.user(*user))),
-            Load::UserNumber(user) => Loaded::User(self.user(*user)),
-            Load::Conversation(id) => {
-                Loaded::Conversation(self.ids.get(id).and_then(|of| self.conversation(*of)).map(Box::new))
-            }
-            Load::ConversationNumber(of) => Loaded::Conversation(self.conversation(*of).map(Box::new)),
-            Load::Key(conversation, sender, key) => {
-                let table = self.conversations.get(conversation);
-                Loaded::Key(table.and_then(|table| table.keys.get(&(*sender, *key))).copied())
-            }
-            Load::Stream(user, after, to, limit) => {
-                let inbox = self.users.get(user).map(|user| &user.inbox);
-                let rows = inbox.into_iter().flat_map(|inbox| inbox.range(after + 1..=*to.max(after)));
-                Loaded::Stream(rows.take(*limit).map(|(_, row)| row.clone()).collect())
-            }
-            Load::Bodies(entries) => {
-                let mut heads = BTreeMap::new();
-                let bodies = entries.iter().filter_map(|(of, content)| {
-                    heads.insert(*of, self.conversation(*of)?);
-                    Some((*of, *content, self.conversations.get(of)?.body(*content)?))
-                });
-                let bodies = bodies.collect();
-                Loaded::Bodies(bodies, heads.into_values().collect())
-            }
-            Load::Profiles(uids) => {
-                let of = |uid: &Arc<str>| self.users.get(self.uids.get(uid)?)?.profile.clone();
-                Loaded::Profiles(uids.iter().filter_map(|uid| Some((uid.clone(), of(uid)?))).collect())
-            }
-            Load::Listing(user, after, limit) => {
-                let listing = self.users.get(user).map(|user| &user.listing);
-                let mut all: Vec<_> = listing.into_iter().flatten().collect();
-                all.sort_by_key(|(_, (_, since))| std::cmp::Reverse(*since));
-                if !after.is_empty() {
-                    let Some(at) = all.iter().position(|(_, (id, _))| id == after) else {
-                        return Loaded::Listing(None);
-                    };
-                    all.drain(..=at);
-                }
-                Loaded::Listing(Some(all.into_iter().take(*limit).map(|(of, _)| *of).collect()))
-            }
-            Load::Listed(user, conversations) => {
-                Loaded::Listed(conversations.iter().filter_map(|of| self.listed(*user, *of)).collect())
-            }
-            Load::Page(of, from, to, limit) => {
-                let messages = self.conversations.get(of).map(|table| &table.messages);
-                let range = *from..(*to + 1).max(*from);
-                let rows = messages.into_iter().flat_map(|messages| messages.range(range.clone()));
-                Loaded::Page(rows.take(*limit).map(|(seq, row)| (*seq, row.body.clone())).collect())
-            }
-        }
-    }
-
-    fn user(&self, user: UserId) -> Option<Box<UserState>> {
-        let table = self.users.get(&user)?;
-        let (uid, devices) = (table.uid.clone(), table.devices.clone());
-        let arrived = table.arrived.iter().map(|(of, seq)| (*of, *seq)).collect();
-        Some(Box::new(UserState { user, uid, devices, end: table.end, arrived }))
-    }
-
-    fn conversation(&self, of: ConversationId) -> Option<(ConversationRow, Ends)> {
-        let table = self.conversations.get(&of)?;
-        Some((table.row.clone(), table.ends))
-    }
-
-    fn listed(&self, user: UserId, of: ConversationId) -> Option<ListedState> {
-        let ConversationTable { row, messages, .. } = self.conversations.get(&of)?;
-        let own = row.member(user)?.member;
-        let latest = messages.last_key_value().map_or(0, |(seq, _)| *seq);
-        let last = messages.get(&latest).filter(|_| latest >= own.first_visible());
-        let from = (own.read + 1).max(own.first_visible());
-        let unread = messages.range(from..).filter(|(_, it)| it.is_counted);
-        let unread = unread.take(usize::try_from(UNREAD_MAX).expect("small")).count();
-        let peer = row.members.iter().map(|it| it.member).find(|member| !row.is_group && member.user != user);
-        Some(ListedState {
-            conversation: of,
-            id: row.id.clone(),
-            latest,
-            members: row.members.len(),
-            own,
-            peer,
-            unread: unread as u64,
-            last: last.map(|it| it.body.clone()).filter(|body| body.len() <= LAST_BYTES_MAX),
-        })
-    }
 }
 
 impl ConversationTable {
@@ -569,6 +491,14 @@ impl ConversationTable {
 }
 
 impl UserTable {
+    fn relate(&mut self, row: &RelatedRow) {
+        if row.relation == Relation::default() {
+            self.relations.remove(&row.other);
+        } else {
+            self.relations.insert(row.other, (row.uid.clone(), row.relation));
+        }
+    }
+
     fn new(uid: Arc<str>) -> Self {
         Self {
             uid,
@@ -579,6 +509,7 @@ impl UserTable {
             trimmed: 0,
             arrived: BTreeMap::new(),
             listing: BTreeMap::new(),
+            relations: BTreeMap::new(),
             history: Vec::new(),
             known_at: BTreeMap::new(),
         }

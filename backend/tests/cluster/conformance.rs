@@ -22,7 +22,6 @@ const DIFFERENT: &[&str] = &[
     "inboxes_wait_for_every_device",
     "full_inboxes_say_where_to_pull",
     "what_is_read_is_told_and_counted",
-    "friends_and_blocks_say_who_may_write",
     "large_groups_are_read_by_cursor",
     "devices_and_profiles_are_kept",
     // Pushes into inboxes.

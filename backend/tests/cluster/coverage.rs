@@ -131,6 +131,18 @@ coverage! {
     profiles_read;
     /// Lists of conversations with something in them.
     lists;
+    /// Relations changed.
+    related;
+    /// Lists of relations with something in them.
+    relations_listed;
+    /// SENDs that were refused because one of the two has blocked the other.
+    sends_blocked;
+    /// SENDs that were refused because the two are not friends.
+    sends_of_strangers;
+    /// Messages between friends, where only they may write.
+    messages_of_friends;
+    /// Read marks that the other user was not told.
+    marks_untold;
     /// Events that devices received.
     event_pushes;
     /// Events that devices had before.

@@ -444,8 +444,12 @@ impl World {
         if !is_current {
             return; // an answer to an earlier try
         }
+        let is_blocked = code == Code::Denied && answer.reason.contains("blocked");
+        let is_strange = code == Code::Denied && answer.reason.contains("not friends");
+        self.coverage.sends_blocked += u64::from(is_blocked);
+        self.coverage.sends_of_strangers += u64::from(is_strange);
         // A group may be silent, or gone.
-        let is_final = code != Code::Retry && target.starts_with("group:");
+        let is_final = code != Code::Retry && target.starts_with("group:") || is_blocked || is_strange;
         match code {
             Code::Ok | Code::Dup => {
                 self.coverage.dups += u64::from(code == Code::Dup);

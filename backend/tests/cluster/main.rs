@@ -12,6 +12,7 @@ mod mirror;
 mod oracle;
 #[path = "../postgres/mod.rs"]
 mod postgres;
+mod relations;
 mod requests;
 mod world;
 

@@ -45,10 +45,11 @@ impl World {
     }
 
     /// Panics where a promise is broken.
-    pub(crate) fn check(&self) {
+    pub(crate) fn check(&mut self) {
         let numbers = self.check_conversations();
         self.check_streams();
         self.check_groups();
+        self.check_relations();
         self.check_lists();
         self.check_profiles();
         self.check_devices(&numbers);

@@ -1,6 +1,7 @@
 //! Requests of clients: they make and change groups, read, delete and list. One of each device is under way at a time; one without
 //! an answer is asked again, as the client library does.
 
+use crate::cells::ConversationTable;
 use crate::gateway::{Gateway, ToNode};
 use crate::world::{CHAOS_MS, GROUP, World};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 /// A group that clients make, and make again when it has ended.
 pub(crate) const MADE: &str = "group:made";
 /// Requests of each device.
-const REQUESTS: u64 = 8;
+const REQUESTS: u64 = 11;
 /// Time after which a request without an answer is asked again, in milliseconds.
 const ANSWER_MS: u64 = 2500;
 
@@ -77,7 +78,7 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
     let mut random_user = other;
     let (first, second) = (random_user(), random_user());
     let change = im::GroupChangeRequest { conversation: conversation.clone(), ..Default::default() };
-    match random.below(16) {
+    match random.below(22) {
         0 | 1 => ("im.group.join", encode(&im::GroupRequest { conversation, after: String::new() })),
         2 => ("im.group.leave", encode(&im::GroupRequest { conversation, after: String::new() })),
         3 => {
@@ -118,6 +119,17 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
             ("im.profile.set", encode(&im::ProfileSetRequest { profile: Some(profile) }))
         }
         13 | 14 => ("im.profile.get", encode(&im::ProfileGetRequest { users: vec![first, second] })),
+        16..=20 => {
+            let change = match random.below(8) {
+                0..=4 => im::RelationChange::Befriend,
+                5 => im::RelationChange::Unfriend,
+                6 => im::RelationChange::Block,
+                _ => im::RelationChange::Unblock,
+            };
+            let (change, text) = (change.into(), String::new());
+            ("im.relation", encode(&im::RelationRequest { user: first, change, text }))
+        }
+        21 => ("im.relations", encode(&im::RelationsRequest::default())),
         // Which message is chosen when it is sent.
         11 | 12 => ("im.recall", Bytes::new()),
         _ => ("im.conversations", encode(&im::ConversationsRequest::default())),
@@ -186,6 +198,8 @@ impl World {
                         let name = set.profile.map(|profile| profile.name);
                         self.gateway.devices[device].requests.profile = name;
                     }
+                    "im.relation" => self.coverage.related += 1,
+                    "im.relations" => self.coverage.relations_listed += u64::from(!is_empty),
                     "im.profile.get" => self.coverage.profiles_read += u64::from(!is_empty),
                     _ => self.coverage.lists += u64::from(!is_empty),
                 }
@@ -298,8 +312,10 @@ impl World {
         for (user, account) in &self.cells.users {
             let listed: BTreeSet<ConversationId> = account.listing.keys().copied().collect();
             let tables = self.cells.conversations.values();
-            // Nobody was told yet of a group that was made by hand.
-            let own = tables.filter(|it| it.row.member(*user).is_some() && !it.told.is_empty());
+            // Nobody was told yet of a group that was made by hand. Two users with a relation may have said nothing.
+            let is_there =
+                |it: &&ConversationTable| !it.messages.is_empty() || it.row.is_group && !it.told.is_empty();
+            let own = tables.filter(|it| it.row.member(*user).is_some()).filter(is_there);
             let own: BTreeSet<_> = own.map(|table| table.row.conversation).collect();
             let seeded = self.cells.seeded();
             let without = |set: &BTreeSet<ConversationId>| -> BTreeSet<_> {

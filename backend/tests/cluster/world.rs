@@ -13,8 +13,8 @@ use moorline_backend::cluster::cell::{
     number_in, slot_of,
 };
 use moorline_backend::cluster::store::{ClusterStore, Layout, Output, PeerMessage};
-use moorline_backend::config::ImConfig;
-use moorline_backend::im::store::{ConversationId, GroupSettings, Member, Role, UserId};
+use moorline_backend::config::{ImConfig, WhoMayWrite};
+use moorline_backend::im::store::{ConversationId, GroupSettings, Member, Relation, Role, UserId};
 use moorline_backend::im::{Im, Output as ImOutput};
 use moorline_backend::server::{Event as LinkEvent, Now};
 use moorline_proto::random::Random;
@@ -80,6 +80,7 @@ pub(crate) struct World {
     /// Real cells that get the same requests. `None`: there are none.
     pub(crate) mirror: Option<Mirror>,
     layout: Layout,
+    pub(crate) config: ImConfig,
     pub(crate) nodes: Vec<Node>,
     pub(crate) gateway: Gateway,
     pub(crate) coverage: Coverage,
@@ -126,6 +127,8 @@ impl World {
         });
         let nodes: Vec<_> = nodes.collect();
         let gateway = Gateway::new(&mut random);
+        let who_may_write = if random.one_in(4) { WhoMayWrite::Friends } else { WhoMayWrite::Anyone };
+        let config = ImConfig { who_may_write, ..ImConfig::default() };
         let mut world = Self {
             random,
             now_ms: 0,
@@ -134,6 +137,7 @@ impl World {
             cells: Cells::default(),
             mirror: server.map(|server| Mirror::new(server, layout, seed)),
             layout,
+            config,
             nodes,
             gateway,
             coverage: Coverage::default(),
@@ -163,7 +167,8 @@ impl World {
             self.mirror.iter_mut().for_each(|mirror| mirror.seed_user(user, uid));
             let role = if members.is_empty() { Role::Owner } else { Role::Member };
             let member = Member::new(user, role, 1);
-            members.push(Membership { member, uid: uid.as_str().into(), entered: 1 });
+            let relation = Relation::default();
+            members.push(Membership { member, uid: uid.as_str().into(), entered: 1, relation });
         }
         let creator = members.first().map(|it: &Membership| it.member.user);
         members.sort_by_key(|it| it.member.user);
@@ -416,12 +421,12 @@ impl World {
         if self.nodes[node].is_alive() {
             return;
         }
-        let (layout, config) = (self.layout, ImConfig::default());
+        let (layout, config) = (self.layout, self.config.clone());
         let it = &mut self.nodes[node];
         let last_id = self.cells.last_id(it.id);
         self.mirror.iter_mut().for_each(|mirror| mirror.check_last_id(it.id, last_id));
         let life = Life { node: it.id, number: it.life, address: "".into(), is_stopping: false };
-        let store = ClusterStore::new(life, layout, last_id);
+        let store = ClusterStore::new(life, layout, last_id).with_limits(&config);
         (it.im, it.told_version) = (Some(Im::new(config, it.id.0, store)), 0);
         it.life += 1;
         self.tick(node);

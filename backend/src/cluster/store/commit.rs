@@ -294,16 +294,19 @@ impl Outcomes<'_> {
         let content = number.map_or(Content::Own, Content::Event);
         let sent = Sent { conversation, order, content, origin, body };
         let recipients = self.send(&sent, &event.recipients, applied, transaction);
-        let head = self.conversation_mut(conversation).map(|place| {
+        let answer = self.conversation_mut(conversation).map(|place| {
             place.stored.order = place.stored.order.max(order);
             if *is_for_all {
                 place.stored.all = place.stored.all.max(order);
             }
             place.stored.events = place.stored.events.max(number.unwrap_or(0));
-            place.head()
+            match kind {
+                Kind::Related => place.related(origin.0, true),
+                Kind::Created | Kind::Done => Answered::Conversation(place.head(), true),
+            }
         });
         self.store.known.touch(conversation);
-        let answer = head.map(|head| Answered::Conversation(head, true)).ok_or(Refusal::Moved);
+        let answer = answer.ok_or(Refusal::Moved);
         Asking { store: self.store }.answer_question(
             asker,
             kind,

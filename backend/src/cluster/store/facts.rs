@@ -33,6 +33,7 @@ impl ClusterStore {
             | Write::Dissolve { .. }
             | Write::Read { .. }
             | Write::Clear { .. }
+            | Write::Relate { .. }
             | Write::SetProfile { .. }) => return Asking { store: self }.write_question(place, write),
             Write::Sweep(_) => Outcome::Swept(Swept::default()),
             Write::Confirm { .. } | Write::Invite { .. } => Outcome::Done(Ok(None)),
@@ -217,8 +218,8 @@ impl Facts for ClusterStore {
         members[first..].iter().copied()
     }
 
-    fn relation(&self, _: UserId, _: UserId) -> Relation {
-        Relation::default()
+    fn relation(&self, user: UserId, other: UserId) -> Relation {
+        self.known.relation(user, other)
     }
 
     fn who_may_add(&self, _: UserId) -> WhoMayAdd {
@@ -229,8 +230,8 @@ impl Facts for ClusterStore {
         Vec::new()
     }
 
-    fn relations(&self, _: UserId) -> Vec<(UserId, Relation)> {
-        Vec::new()
+    fn relations(&self, user: UserId) -> Vec<(UserId, Relation)> {
+        self.known.relations(user).to_vec()
     }
 
     fn devices(&self, _: UserId) -> Vec<DeviceInfo> {

@@ -3,13 +3,13 @@
 //! bob leaves `group:tea`: the rules of groups say that he goes and who owns the group from now on, the event gets the next order
 //! of the group, and with it the members and bob are told. A message after that has a larger order, and no copy for bob.
 
-use super::ops::{Build, Done, open};
+use super::ops::{Audience, Build, Done, open};
 use super::questions::{Answered, HeadRow, Kind, Question};
 use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot, User};
 use super::{Asker, Limits};
 use crate::cluster::cell::{ConversationRow, Ends, EventRow, Load, Membership, number_in};
 use crate::im::store::rules::groups::{self, Effects, Group};
-use crate::im::store::{ConversationId, GroupSettings, Member, Origin, Refusal, UserId};
+use crate::im::store::{ConversationId, GroupSettings, Member, Origin, Refusal, Relation, UserId};
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
 use std::sync::Arc;
@@ -24,12 +24,10 @@ pub(super) type Gone = (UserId, u64);
 type Named = [(UserId, Arc<str>)];
 
 /// An event that is to be told.
-struct Telling<'a> {
-    gone: &'a [Gone],
-    /// `None`: all members.
-    some: Option<&'a [UserId]>,
-    is_settings: bool,
-    event: &'a Bytes,
+pub(super) struct Telling<'a> {
+    pub(super) audience: Audience<'a>,
+    pub(super) is_settings: bool,
+    pub(super) event: &'a Bytes,
 }
 
 /// Limits of a change at the owner of the group. Relations belong to users: the node that asks has judged them.
@@ -88,10 +86,11 @@ impl Build<'_> {
             Question::MakeUser { uid } if owned.uids.contains_key(uid) => return Vec::new(),
             Question::MakeUser { uid } => return vec![Load::User(uid.clone())],
             Question::SetProfile { .. } => return Vec::new(),
-            Question::CreateGroup { id, .. } if !owned.ids.contains_key(id) => {
+            Question::CreateGroup { id, .. } | Question::Relate { id, .. } if !owned.ids.contains_key(id) => {
                 return vec![Load::Conversation(id.clone())];
             }
             Question::CreateGroup { members, .. } => return of_users(members),
+            Question::Relate { users, .. } => return of_users(users),
             Question::ChangeGroup { conversation, users, .. } => (conversation, &users[..]),
             Question::Dissolve { conversation, .. }
             | Question::Read { conversation, .. }
@@ -152,11 +151,24 @@ impl Build<'_> {
             Question::CreateGroup { id, by, members, event } => {
                 return self.create_group(slot, (id, *by), members, event, asker);
             }
+            Question::Relate { .. } => return self.relate(slot, question, asker, tried),
             Question::ChangeGroup { conversation, .. }
             | Question::Dissolve { conversation, .. }
             | Question::Read { conversation, .. }
             | Question::Clear { conversation, .. } => *conversation,
         };
+        self.answer_in(slot, conversation, question, (asker, tried))
+    }
+
+    /// Judges a question that is about a conversation. `None`: the answer follows with its event.
+    fn answer_in(
+        &mut self,
+        slot: Slot,
+        conversation: ConversationId,
+        question: &Question,
+        (asker, tried): (Asker, Option<u64>),
+    ) -> Result<Option<Answered>, Refusal> {
+        let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
         let place = owned.conversations.get(&conversation).ok_or(Refusal::NotFound)?;
         if tried.is_some_and(|order| order <= place.stored.order) {
             return Ok(Some(Answered::Conversation(place.head(), true)));
@@ -171,7 +183,7 @@ impl Build<'_> {
                 }
                 let gone = self.apply(slot, conversation, effects, users)?;
                 let is_settings = change.is_settings();
-                let telling = Telling { gone: &gone, some: None, is_settings, event };
+                let telling = Telling { audience: Audience::Members(&gone), is_settings, event };
                 self.tell(slot, (conversation, *by), &telling, (asker, question.kind()));
             }
             Question::Dissolve { by, event, .. } => {
@@ -180,28 +192,33 @@ impl Build<'_> {
                 let removed = members.iter().map(|member| member.user).collect();
                 let effects = Effects { removed, ..Effects::default() };
                 let gone = self.apply(slot, conversation, effects, &[])?;
-                let telling = Telling { gone: &gone, some: None, is_settings: false, event };
+                let telling = Telling { audience: Audience::Members(&gone), is_settings: false, event };
                 self.tell(slot, (conversation, *by), &telling, (asker, question.kind()));
             }
             Question::Read { by, seq, event, .. } => {
                 place.row.member(by.0).ok_or(Refusal::NotMember)?;
                 let others = place.row.members.iter().map(|it| it.member.user);
-                let peer = others.filter(|user| !place.row.is_group && *user != by.0);
+                // The other one is not told by somebody who may not write to him.
+                let may_tell = !place.row.is_group && self.limits.judge_say(Ok(&place.row), *by).is_ok();
+                let peer = others.filter(|user| may_tell && *user != by.0);
                 let told: Vec<_> = [by.0].into_iter().chain(peer).collect();
                 if !self.read(slot, conversation, by.0, *seq) {
                     return Ok(Some(unchanged));
                 }
-                let telling = Telling { gone: &[], some: Some(&told), is_settings: false, event };
+                let telling = Telling { audience: Audience::Some(&told), is_settings: false, event };
                 self.tell(slot, (conversation, *by), &telling, (asker, question.kind()));
             }
             Question::Clear { by, to, event, .. } => {
                 if !self.clear(slot, conversation, by.0, *to)? {
                     return Ok(Some(unchanged));
                 }
-                let telling = Telling { gone: &[], some: Some(&[by.0]), is_settings: false, event };
+                let telling = Telling { audience: Audience::Some(&[by.0]), is_settings: false, event };
                 self.tell(slot, (conversation, *by), &telling, (asker, question.kind()));
             }
-            Question::MakeUser { .. } | Question::SetProfile { .. } | Question::CreateGroup { .. } => {}
+            Question::MakeUser { .. }
+            | Question::SetProfile { .. }
+            | Question::CreateGroup { .. }
+            | Question::Relate { .. } => {}
         }
         Ok(None)
     }
@@ -297,7 +314,7 @@ impl Build<'_> {
             }
             None => open(owned, row, &mut self.opened),
         }
-        let telling = Telling { gone: &[], some: None, is_settings: false, event };
+        let telling = Telling { audience: Audience::Members(&[]), is_settings: false, event };
         self.tell(slot, (conversation, by), &telling, (asker, Kind::Created));
         Ok(None)
     }
@@ -346,22 +363,22 @@ impl Build<'_> {
     }
 
     /// Adds an event, and the answer that follows it.
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         slot: Slot,
         (conversation, origin): (ConversationId, Origin),
         telling: &Telling<'_>,
         (asker, kind): (Asker, Kind),
     ) {
-        let Telling { gone, some, is_settings, event } = *telling;
-        let (order, recipients) = self.fan_out(slot, conversation, gone, some);
+        let Telling { audience, is_settings, event } = *telling;
+        let (order, recipients) = self.fan_out(slot, conversation, audience);
         let place = self.slots.get_mut(&slot).and_then(|owned| owned.conversations.get_mut(&conversation));
         let number = place.filter(|_| recipients.len() > SINGLE_MAX).map(|place| {
             place.given.events += 1;
             place.given.events
         });
         self.done.push(Done::Told(asker, kind, self.transaction.events.len()));
-        let (is_for_all, body) = (some.is_none(), event.clone());
+        let (is_for_all, body) = (matches!(audience, Audience::Members(_)), event.clone());
         self.transaction.events.push(EventRow {
             conversation,
             order,
@@ -380,5 +397,6 @@ fn membership(member: Member, users: &Named, entered: u64) -> Result<Membership,
     let uid = users.iter().find(|(user, _)| *user == member.user).map(|(_, uid)| uid.clone());
     let mut member = member;
     member.since = entered;
-    Ok(Membership { member, uid: uid.ok_or(Refusal::NotFound)?, entered })
+    let (uid, relation) = (uid.ok_or(Refusal::NotFound)?, Relation::default());
+    Ok(Membership { member, uid, entered, relation })
 }

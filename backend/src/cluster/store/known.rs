@@ -6,11 +6,12 @@
 use super::questions::HeadRow;
 use crate::cluster::cell::{Content, ConversationRow, Deliver, Passage};
 use crate::im::names;
-use crate::im::store::{ConversationId, GroupSettings, Member, Role, UserId};
+use crate::im::store::rules::relations::{Both, Counts};
+use crate::im::store::{ConversationId, GroupSettings, Member, Relation, Role, UserId};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
-/// Conversations and users that are kept; at the limit all are forgotten, and read again when needed.
+/// Conversations, users and relations that are kept; at the limit all are forgotten, and read again when needed.
 pub(super) const KNOWN_MAX: usize = 262_144;
 
 /// A conversation.
@@ -37,6 +38,11 @@ pub(super) struct KnownFacts {
     users: HashMap<Arc<str>, UserId>,
     ids: HashMap<Arc<str>, ConversationId>,
     heads: HashMap<ConversationId, Head>,
+    /// Relations of two users to each other, by the id of their conversation; of who makes nothing of the other one, none.
+    pairs: HashMap<Arc<str>, Vec<(UserId, Relation)>>,
+    /// Relations of users, and their numbers.
+    relations: HashMap<UserId, Vec<(UserId, Relation)>>,
+    relation_counts: HashMap<UserId, Counts>,
 }
 
 impl KnownFacts {
@@ -77,6 +83,50 @@ impl KnownFacts {
         }
     }
 
+    /// Returns what a user makes of another one.
+    pub(super) fn relation(&self, user: UserId, other: UserId) -> Relation {
+        let pair = self.id_of_two(user, other).and_then(|id| self.pairs.get(&id));
+        let of_user = pair.into_iter().flatten().find(|(known, _)| *known == user);
+        of_user.map(|(_, relation)| *relation).unwrap_or_default()
+    }
+
+    /// Relations of a user to others.
+    pub(super) fn relations(&self, user: UserId) -> &[(UserId, Relation)] {
+        self.relations.get(&user).map_or(&[], |all| all)
+    }
+
+    pub(super) fn relation_counts(&self, user: UserId) -> Counts {
+        self.relation_counts.get(&user).copied().unwrap_or_default()
+    }
+
+    /// Takes what two users make of each other.
+    pub(super) fn learn_pair(&mut self, id: Arc<str>, pair: Vec<(UserId, Relation)>) {
+        if pair.is_empty() {
+            self.pairs.remove(&id);
+        } else {
+            self.pairs.insert(id, pair);
+        }
+    }
+
+    /// Takes what two users make of each other.
+    pub(super) fn learn_related(&mut self, user: UserId, other: UserId, relations: Both<Relation>) {
+        if let Some(id) = self.id_of_two(user, other) {
+            let mut pair = vec![(user, relations.own), (other, relations.theirs)];
+            pair.retain(|(_, relation)| *relation != Relation::default());
+            self.learn_pair(id, pair);
+        }
+    }
+
+    /// Takes the relations of a user to others.
+    pub(super) fn learn_relations(&mut self, user: UserId, all: Vec<(UserId, Arc<str>, Relation)>) {
+        all.iter().for_each(|(other, uid, _)| self.learn_user(*other, uid));
+        self.relations.insert(user, all.into_iter().map(|(other, _, relation)| (other, relation)).collect());
+    }
+
+    pub(super) fn learn_counts(&mut self, user: UserId, counts: Counts) {
+        self.relation_counts.insert(user, counts);
+    }
+
     /// Takes a conversation with all its members. One that is gone is forgotten.
     pub(super) fn learn(&mut self, row: &ConversationRow, latest: u64) {
         for member in &row.members {
@@ -105,12 +155,15 @@ impl KnownFacts {
         }
     }
 
-    /// False: the conversation is gone.
+    /// False: the conversation is gone, or nobody has said anything in it yet.
     fn learn_without_members(&mut self, row: &ConversationRow, latest: u64) -> bool {
         let conversation = row.conversation;
         if row.is_dissolved {
             self.dissolve(&row.id, conversation);
             return false;
+        }
+        if !row.is_group && latest == 0 {
+            return false; // two users who have a relation
         }
         self.ids.insert(row.id.clone(), conversation);
         let head = self.learn_head(conversation, &row.id, row.is_group, latest, row.members.len());
@@ -131,6 +184,9 @@ impl KnownFacts {
     /// Takes what a DELIVER says of its conversation.
     pub(super) fn learn_delivered(&mut self, deliver: &Deliver) {
         let Deliver { conversation, id, is_group, content, members, user, visible_from, .. } = deliver;
+        if matches!(deliver.passage, Passage::Relates(..)) {
+            return;
+        }
         let latest = if let Content::Message(seq) = content { *seq } else { 0 };
         let head = self.learn_head(*conversation, id, *is_group, latest, *members);
         head.is_stale |= !matches!(content, Content::Message(_));
@@ -144,7 +200,7 @@ impl KnownFacts {
             (Err(at), Passage::Enters | Passage::Stays) => {
                 head.members.insert(at, Member::new(*user, Role::Member, *visible_from));
             }
-            (Ok(_), Passage::Stays) | (Err(_), Passage::Leaves) => {}
+            (Ok(_), Passage::Stays) | (Err(_), Passage::Leaves) | (_, Passage::Relates(..)) => {}
         }
     }
 
@@ -193,7 +249,10 @@ impl KnownFacts {
 
     /// Forgets everything if there is too much. Call it while no completion waits that covers facts.
     pub(super) fn trim(&mut self) {
-        if self.heads.len() + self.uids.len() > KNOWN_MAX {
+        // Lists are long, and asked for again each time.
+        self.relations.clear();
+        let relations = self.pairs.len() + self.relation_counts.len();
+        if self.heads.len() + self.uids.len() + relations > KNOWN_MAX {
             *self = Self::default();
         }
     }

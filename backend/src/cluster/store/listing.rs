@@ -7,8 +7,9 @@ use super::CellId;
 use super::ownership::Pending;
 use super::reads::Reading;
 use crate::cluster::cell::{CellRequest, ListedState, Load, Loaded, slot_of};
-use crate::im::store::rules::Wish;
-use crate::im::store::{Completion, ConversationId, DeviceNumber, Listed, Listing, Refusal, Ticket, UserId};
+use crate::im::store::rules::relations::Both;
+use crate::im::store::rules::{Contact, Wish};
+use crate::im::store::{Completion, ConversationId, Listed, Listing, Refusal, Ticket, UserId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -16,8 +17,6 @@ use std::sync::Arc;
 const LISTED_MAX: usize = 64;
 /// Bytes that an entry has at least, beside its newest message.
 const LISTED_BYTES: usize = 16;
-/// A user on any device; not the operator's server.
-const NO_DEVICE: DeviceNumber = DeviceNumber(0);
 
 /// A list that is being read.
 #[derive(Debug)]
@@ -111,7 +110,7 @@ impl Reading<'_> {
             }
             let bytes = LISTED_BYTES + state.last.as_ref().map_or(0, bytes::Bytes::len);
             read.left = read.left.saturating_sub(bytes);
-            let entry = self.listed(user, state);
+            let entry = self.listed(state);
             read.listing.entries.push(entry);
         }
         if let Some(last) = last.filter(|_| read.has_more && !read.listing.more) {
@@ -121,13 +120,12 @@ impl Reading<'_> {
         self.store.done.push_back((ticket, Completion::Listing(Ok(read.listing))));
     }
 
-    fn listed(&self, user: UserId, state: ListedState) -> Listed {
-        let ListedState { conversation: _, id, latest, members, own, peer, unread, last } = state;
-        let rules = self.store.limits.rules;
-        let may_know = |peer: UserId| {
-            peer != user && rules.judge_users(self.store, (user, NO_DEVICE), peer, Wish::Say).is_ok()
-        };
-        let peer_read = peer.filter(|peer| may_know(peer.user)).map_or(0, |peer| peer.read);
+    fn listed(&self, state: ListedState) -> Listed {
+        let ListedState { conversation: _, id, latest, members, own, peer, relations, unread, last } = state;
+        let Both { own: mine, theirs } = relations;
+        let contact = Contact { own: mine, theirs, ..Contact::default() };
+        let may_know = self.store.limits.rules.judge(Wish::Say, contact).is_ok();
+        let peer_read = peer.filter(|_| may_know).map_or(0, |peer| peer.read);
         Listed { id: id.to_string(), latest, members, unread, read: own.read, peer_read, last }
     }
 }

@@ -11,7 +11,7 @@
 //! Node 2 puts the message into bob's stream, tells its `Im` by [`crate::im::store::Completion::Arrived`], and confirms.
 //!
 //! The driver gives [`ClusterStore`] the time, replies of cells and messages of nodes by `handle_*`, lets its `Im` take
-//! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]: relations,
+//! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]:
 //! invitations, settings of users, rules for logins, deletion of users, retention.
 
 mod batches;
@@ -24,6 +24,7 @@ mod ops;
 mod ownership;
 mod questions;
 mod reads;
+mod relations;
 mod slot;
 
 pub use ops::{Append, Wanted};
@@ -32,7 +33,7 @@ pub use questions::{Answered, HeadRow, Question};
 use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, Life, RequestId, Transaction, slot_of};
 use super::members::Members;
 use crate::config::ImConfig;
-use crate::im::store::rules::Rules;
+use crate::im::store::rules::{self, Rules};
 use crate::im::store::{Arrived, Completion, ConversationId, Refusal, Ticket, UserId};
 use batches::{Batches, Place};
 use bytes::Bytes;
@@ -77,6 +78,7 @@ pub const GROUP_MEMBERS_MAX: usize = 1000;
 pub(super) struct Limits {
     pub(super) group_members: usize,
     pub(super) recall_window_ms: u64,
+    pub(super) relations: rules::relations::Limits,
     pub(super) rules: Rules,
 }
 
@@ -84,7 +86,8 @@ impl Limits {
     fn of(config: &ImConfig) -> Self {
         let group_members = config.group_members_max.min(GROUP_MEMBERS_MAX);
         let recall_window_ms = u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX);
-        Self { group_members, recall_window_ms, rules: Rules::new(config) }
+        let relations = rules::relations::Limits::new(config);
+        Self { group_members, recall_window_ms, relations, rules: Rules::new(config) }
     }
 }
 

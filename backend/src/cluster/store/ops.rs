@@ -17,7 +17,7 @@ use crate::im::names::Names;
 use crate::im::store::rules::recalls;
 use crate::im::store::{
     Backlog, ConversationId, DeviceCursor, DeviceNumber, GroupSettings, LoggedIn, Member, Origin, Refusal,
-    Role, Ticket, UserId, rules, seal_at,
+    Relation, Role, Ticket, UserId, rules, seal_at,
 };
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
@@ -115,6 +115,17 @@ pub(super) enum Done {
     Arrived(Box<Deliver>, u64),
     /// The sender's node may forget what a conversation had for a user, up to an order.
     Confirm(NodeId, ConversationId, UserId, u64),
+}
+
+/// Users who are told of a message or event.
+#[derive(Clone, Copy)]
+pub(super) enum Audience<'a> {
+    /// All members, and those who are gone.
+    Members(&'a [Gone]),
+    /// These members.
+    Some(&'a [UserId]),
+    /// These members of a conversation of two, whose relations have changed.
+    Related(&'a [UserId]),
 }
 
 /// A transaction that is being made.
@@ -226,7 +237,11 @@ impl<'a> Build<'a> {
         let members: Vec<UserId> = match (&append.wanted, found) {
             (_, Some(conversation)) => {
                 let key = (conversation, append.origin.0, append.key);
-                if append.is_repeat && !owned.keys.contains_key(&key) {
+                // What was stored before a block is answered as it is stored.
+                let row = owned.conversations.get(&conversation).map(|known| &known.row);
+                let is_refused =
+                    row.is_some_and(|row| self.limits.judge_say(Ok(row), append.origin).is_err());
+                if (append.is_repeat || is_refused) && !owned.keys.contains_key(&key) {
                     needs.push(Load::Key(key.0, key.1, key.2));
                 }
                 if let Some((seq, _)) = append.recall
@@ -297,10 +312,13 @@ impl<'a> Build<'a> {
         let sender = append.origin.0;
         let conversation = match &append.wanted {
             Wanted::Number(number) => *number,
-            Wanted::Pair(id, members) => match owned.conversation(id) {
-                Some(known) => known,
-                None => open_pair(owned, slot, id, members, &mut self.opened),
-            },
+            Wanted::Pair(id, members) => {
+                let known = owned.conversation(id);
+                if known.is_none() {
+                    self.limits.judge_say(Err(members.len()), append.origin)?;
+                }
+                known.unwrap_or_else(|| open_pair(owned, slot, id, members, &mut self.opened))
+            }
         };
         if let Some(Some(known)) = owned.keys.remove(&(conversation, sender, append.key)) {
             let result = if known.digest == append.digest { Ok(known) } else { Err(Refusal::Conflict) };
@@ -312,15 +330,23 @@ impl<'a> Build<'a> {
         if append.recall.is_some() {
             self.recall(slot, conversation, append)?;
         } else {
+            self.limits.judge_say(Ok(&place.row), append.origin)?;
             rules::judge_speaker(&member, place.row.settings.is_silent, append.now_ms)?;
         }
         let place = self.slots.get_mut(&slot).and_then(|it| it.conversations.get_mut(&conversation));
         let place = place.ok_or(Refusal::Moved)?;
+        if place.given.seq == 0 && !place.row.is_group {
+            // The members may have heard of their relation before. They are told of the conversation with its first message.
+            for it in &mut place.row.members {
+                it.entered = place.given.order + 1;
+                self.touched.insert((conversation, it.member.user));
+            }
+        }
         place.given.seq += 1;
         // Clients tell a repetition from a new count of seqs by its time, which must not fall [P-6.11].
         place.given.time_ms = place.given.time_ms.max(append.time_ms);
         let Ends { seq, time_ms, .. } = place.given;
-        let (order, recipients) = self.fan_out(slot, conversation, &[], None);
+        let (order, recipients) = self.fan_out(slot, conversation, Audience::Members(&[]));
         // Who answers has read what was said before.
         let is_counted = append.recall.is_none();
         if is_counted {
@@ -391,37 +417,26 @@ impl<'a> Build<'a> {
         has_moved
     }
 
-    /// Gives the next order of a conversation to a message or event, for all members and those who are `gone`; `some`: for these
-    /// alone. Gives positions in the streams that are here and have everything before it.
+    /// Gives the next order of a conversation to a message or event. Gives positions in the streams that are here and have
+    /// everything before it.
     pub(super) fn fan_out(
         &mut self,
         slot: Slot,
         conversation: ConversationId,
-        gone: &[Gone],
-        some: Option<&[UserId]>,
+        audience: Audience<'_>,
     ) -> (u64, Vec<RecipientRow>) {
         let Some(owned) = self.slots.get_mut(&slot) else { return (0, Vec::new()) };
         let Some(place) = owned.conversations.get_mut(&conversation) else { return (0, Vec::new()) };
         self.transaction.fence(slot, owned.epoch);
         place.given.order += 1;
         let (order, before) = (place.given.order, place.given.all);
-        let entered = |user: &UserId| place.row.member(*user).map_or(1, |it| it.entered);
-        let mut users: Vec<(UserId, u64, bool)> = match some {
-            Some(users) => users.iter().map(|user| (*user, entered(user), true)).collect(),
-            None => place.row.members.iter().map(|it| (it.member.user, it.entered, true)).collect(),
-        };
-        if some.is_none() {
+        if matches!(audience, Audience::Members(_)) {
             place.given.all = order;
-            users.extend(gone.iter().map(|(user, entered)| (*user, *entered, false)));
         }
         let id = place.row.id.clone();
+        let users = passages(&place.row, audience, order);
         let mut needed = Vec::with_capacity(users.len());
-        for (user, entered, is_member) in users {
-            let passage = match is_member {
-                false => Passage::Leaves,
-                true if entered == order => Passage::Enters,
-                true => Passage::Stays,
-            };
+        for (user, entered, passage) in users {
             let waiting = owned.chains.get(&(user, conversation)).map_or(0, Chain::last);
             let before = if before >= entered { before } else { 0 };
             needed.push((RecipientRow { user, position: None, entered, passage }, before.max(waiting)));
@@ -430,24 +445,26 @@ impl<'a> Build<'a> {
         for (mut recipient, before) in needed {
             recipient.position = self.try_direct(slot, recipient.user, conversation, before, order);
             if let Some(position) = recipient.position {
-                self.list(recipient.user, conversation, &id, recipient.passage, position);
+                self.list(recipient.user, (conversation, &id), recipient.passage, (order, position));
             }
             recipients.push(recipient);
         }
         (order, recipients)
     }
 
-    /// Notes the effect of an entry on the list of its user.
+    /// Notes the effect of an entry on the lists of its user.
     fn list(
         &mut self,
         user: UserId,
-        conversation: ConversationId,
-        id: &Arc<str>,
+        (conversation, id): (ConversationId, &Arc<str>),
         passage: Passage,
-        position: u64,
+        (order, position): (u64, u64),
     ) {
         let since = match passage {
             Passage::Stays => return,
+            Passage::Relates(other, relation) => {
+                return self.list_relation(user, (conversation, id), (other, relation), order);
+            }
             Passage::Enters => Some(position),
             Passage::Leaves => None,
         };
@@ -508,7 +525,7 @@ impl<'a> Build<'a> {
                 self.transaction.arrivals.push(row);
                 self.transaction.fence(slot, owned.epoch);
                 let arrived = known.arrived(conversation);
-                self.list(user, conversation, &deliver.id, passage, position);
+                self.list(user, (conversation, &deliver.id), passage, (order, position));
                 self.done.push(Done::Arrived(Box::new(deliver.clone()), position));
                 self.done.push(Done::Confirm(from, conversation, user, arrived));
             }
@@ -520,8 +537,32 @@ impl<'a> Build<'a> {
     }
 }
 
+/// Users of an audience, with the order from which on each is sent everything, and the effect on each.
+fn passages(row: &ConversationRow, audience: Audience<'_>, order: u64) -> Vec<(UserId, u64, Passage)> {
+    let passage = |entered: u64| if entered == order { Passage::Enters } else { Passage::Stays };
+    match audience {
+        Audience::Members(gone) => {
+            let members = row.members.iter().map(|it| (it.member.user, it.entered, passage(it.entered)));
+            let gone = gone.iter().map(|(user, entered)| (*user, *entered, Passage::Leaves));
+            members.chain(gone).collect()
+        }
+        Audience::Some(users) => {
+            let entered = |user: &UserId| row.member(*user).map_or(1, |it| it.entered);
+            users.iter().map(|user| (*user, entered(user), passage(entered(user)))).collect()
+        }
+        Audience::Related(users) => {
+            let members = row.members.iter().filter(|it| users.contains(&it.member.user));
+            let other = |user| row.members.iter().map(|it| it.member.user).find(|other| *other != user);
+            let passage = |it: &Membership| {
+                other(it.member.user).map_or(Passage::Stays, |other| Passage::Relates(other, it.relation))
+            };
+            members.map(|it| (it.member.user, it.entered, passage(it))).collect()
+        }
+    }
+}
+
 /// Brings the conversation of two users into being.
-fn open_pair(
+pub(super) fn open_pair(
     owned: &mut OwnedSlot,
     slot: Slot,
     id: &Arc<str>,
@@ -532,7 +573,7 @@ fn open_pair(
     let conversation = ConversationId::new(number_in(slot, owned.conversations_count));
     let member = |(user, uid): &(UserId, Arc<str>)| {
         let member = Member::new(*user, Role::Member, 1);
-        Membership { member, uid: uid.clone(), entered: 1 }
+        Membership { member, uid: uid.clone(), entered: 1, relation: Relation::default() }
     };
     let mut members: Vec<_> = members.iter().map(member).collect();
     members.sort_by_key(|it| it.member.user);

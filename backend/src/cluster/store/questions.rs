@@ -6,8 +6,10 @@
 use super::{Asker, ClusterStore, Op, Output, PEER_WAIT, PeerMessage, Place};
 use crate::cluster::cell::slot_of;
 use crate::im::store::rules::Wish;
+use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{
-    ConversationId, Delivery, GroupChange, Origin, Outcome, Recipient, Refusal, Ticket, UserId, Write,
+    ConversationId, Delivery, GroupChange, Origin, Outcome, Recipient, Refusal, Relation, RelationChange,
+    Ticket, UserId, Write,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
@@ -74,6 +76,21 @@ pub enum Question {
         /// Event for the user's devices.
         event: Bytes,
     },
+    /// Changes the relation of a user to another one, at the owner of their conversation.
+    Relate {
+        /// Id of the conversation of both; it comes into being with its first message, or here.
+        id: Arc<str>,
+        /// By whom, on which device.
+        by: Origin,
+        /// This user and the other one, with their names.
+        users: Vec<(UserId, Arc<str>)>,
+        /// The change.
+        change: RelationChange,
+        /// Numbers of relations of both.
+        counts: Both<Counts>,
+        /// Event for the receivers.
+        event: Bytes,
+    },
     /// Replaces a profile.
     SetProfile {
         /// The user.
@@ -97,6 +114,17 @@ pub enum Answered {
     Done,
     /// A user.
     User(UserId, Arc<str>),
+    /// Two users.
+    Related {
+        /// The user who has asked.
+        user: UserId,
+        /// The other one.
+        other: UserId,
+        /// Relations of both to each other.
+        relations: Both<Relation>,
+        /// True: the question has changed it.
+        has_changed: bool,
+    },
 }
 
 /// A conversation without its members.
@@ -121,13 +149,16 @@ pub struct HeadRow {
 pub(super) enum Kind {
     Created,
     Done,
+    Related,
 }
 
 impl Question {
     /// Returns the slot of the conversation or user.
     pub fn slot(&self) -> Slot {
         match self {
-            Self::CreateGroup { id: name, .. } | Self::MakeUser { uid: name } => Slot::of(name),
+            Self::CreateGroup { id: name, .. }
+            | Self::MakeUser { uid: name }
+            | Self::Relate { id: name, .. } => Slot::of(name),
             Self::SetProfile { user, .. } => slot_of(user.number()),
             Self::ChangeGroup { conversation, .. }
             | Self::Dissolve { conversation, .. }
@@ -139,6 +170,7 @@ impl Question {
     pub(super) const fn kind(&self) -> Kind {
         match self {
             Self::CreateGroup { .. } => Kind::Created,
+            Self::Relate { .. } => Kind::Related,
             _ => Kind::Done,
         }
     }
@@ -210,23 +242,29 @@ impl Asking<'_> {
         match &result {
             Ok(Answered::Conversation(head, _)) => self.store.known.learn_head_row(head),
             Ok(Answered::User(user, uid)) => self.store.known.learn_user(*user, uid),
+            Ok(Answered::Related { user, other, relations, .. }) => {
+                self.store.known.learn_related(*user, *other, *relations);
+            }
             Ok(Answered::Done) | Err(_) => {}
         }
         match asker {
             Asker::Here(place) => {
-                let done = result.map(|answered| match answered {
-                    Answered::Conversation(head, true) => {
+                let done = result.map(|answered| {
+                    let (conversation, has_changed) = match answered {
+                        Answered::Conversation(head, has_changed) => (head.conversation, has_changed),
+                        Answered::Related { has_changed, .. } => (ConversationId::MAX, has_changed),
+                        Answered::User(..) | Answered::Done => (ConversationId::MAX, false),
+                    };
+                    let delivery = has_changed.then(|| {
                         let recipients = self.store.batches.add(place.ticket, recipients);
                         let body = told.map(|(body, _)| body).unwrap_or_default();
-                        let delivery = Delivery { body, recipients, is_read_fanout: false };
-                        (head.conversation, Some(delivery))
-                    }
-                    Answered::Conversation(head, false) => (head.conversation, None),
-                    Answered::User(..) | Answered::Done => (ConversationId::MAX, None),
+                        Delivery { body, recipients, is_read_fanout: false }
+                    });
+                    (conversation, delivery)
                 });
                 let outcome = match kind {
                     Kind::Created => Outcome::Created(done),
-                    Kind::Done => Outcome::Done(done.map(|(_, delivery)| delivery)),
+                    Kind::Done | Kind::Related => Outcome::Done(done.map(|(_, delivery)| delivery)),
                 };
                 self.store.batches.set(place, outcome);
             }
@@ -278,6 +316,15 @@ impl Asking<'_> {
             Write::Read { conversation, by, seq, event } => Question::Read { conversation, by, seq, event },
             Write::Clear { conversation, by, to, event } => Question::Clear { conversation, by, to, event },
             Write::SetProfile { user, profile } => Question::SetProfile { user, profile },
+            Write::Relate { by, other, change, event } => {
+                if other == by.0 {
+                    return Err(Refusal::Denied);
+                }
+                let id = self.store.known.id_of_two(by.0, other).ok_or(Refusal::Moved)?;
+                let counts = |user| self.store.known.relation_counts(user);
+                let counts = Both { own: counts(by.0), theirs: counts(other) };
+                Question::Relate { id, by, users: self.named(&[by.0, other]), change, counts, event }
+            }
             _ => return Err(Refusal::Denied),
         })
     }

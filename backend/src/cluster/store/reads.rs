@@ -8,13 +8,14 @@ use super::ownership::Pending;
 use super::questions::Asking;
 use super::{CellId, ClusterStore, Op};
 use crate::cluster::cell::{CellRequest, Content, EVENTS_MAX, EntryRow, Load, Loaded, slot_of};
+use crate::im::names;
 use crate::im::store::{
     Completion, ConversationId, Entry, Need, Page, PageLimits, ReadSet, Recipient, Refusal, StreamPage,
     Ticket, UserId,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Reads that are under way in several parts.
@@ -38,6 +39,30 @@ enum Whose {
 impl Whose {
     fn of(user: Option<UserId>) -> Self {
         user.map_or(Self::Nobody, Self::One)
+    }
+}
+
+/// Reads of a prefetch, by cell.
+#[derive(Debug, Default)]
+struct Loads {
+    /// Names of users.
+    contacts: BTreeMap<CellId, BTreeSet<Arc<str>>>,
+    /// Ids of conversations of two users.
+    pairs: BTreeMap<CellId, BTreeSet<Arc<str>>>,
+    others: BTreeMap<CellId, Vec<Load>>,
+}
+
+impl Loads {
+    /// Returns the reads, with one for all names of a kind.
+    fn by_cell(self) -> BTreeMap<CellId, Vec<Load>> {
+        let Self { contacts, pairs, mut others } = self;
+        for (cell, uids) in contacts {
+            others.entry(cell).or_default().push(Load::Contacts(uids.into_iter().collect()));
+        }
+        for (cell, ids) in pairs {
+            others.entry(cell).or_default().push(Load::Pairs(ids.into_iter().collect()));
+        }
+        others
     }
 }
 
@@ -116,16 +141,19 @@ impl Reading<'_> {
 
     /// Plans the reads of a prefetch. True: all facts are known.
     pub(super) fn prefetch_facts(&mut self, ticket: Ticket, set: &ReadSet) -> bool {
-        let (mut by_cell, mut new) = (BTreeMap::<CellId, Vec<Load>>::new(), Vec::new());
+        let (mut loads, mut new) = (Loads::default(), Vec::new());
         for need in &set.0 {
             if let Need::NewUser(uid) = need {
                 if self.store.known.user(uid).is_none() {
                     new.push(uid.as_str().into());
                 }
             } else if let Some((slot, load)) = self.load_of(need) {
-                by_cell.entry(self.store.layout.cell(slot)).or_default().push(load);
+                loads.others.entry(self.store.layout.cell(slot)).or_default().push(load);
+            } else {
+                self.add_contacts(need, &mut loads);
             }
         }
+        let by_cell = loads.by_cell();
         if by_cell.is_empty() && new.is_empty() {
             return true;
         }
@@ -141,7 +169,7 @@ impl Reading<'_> {
     fn load_of(&mut self, need: &Need) -> Option<(Slot, Load)> {
         let known = &self.store.known;
         match need {
-            Need::User(uid) | Need::NewUser(uid) | Need::Contact(uid, _) | Need::Presence(uid, _) => {
+            Need::User(uid) | Need::NewUser(uid) => {
                 let is_known = known.user(uid).is_some();
                 (!is_known).then(|| (Slot::of(uid), Load::Name(uid.as_str().into())))
             }
@@ -149,7 +177,46 @@ impl Reading<'_> {
             Need::NamedMembers(id) => self.load_of_named(id, Whose::All),
             Need::Conversation(conversation, user) => self.load_of_number(*conversation, Whose::of(*user)),
             Need::Members(conversation) => self.load_of_number(*conversation, Whose::All),
-            Need::Relation(..) | Need::Relations(_) | Need::Devices(_) | Need::Settings(_) => None,
+            Need::Relations(user) => Some((slot_of(user.number()), Load::Relations(*user))),
+            Need::Contact(..)
+            | Need::Presence(..)
+            | Need::Relation(..)
+            | Need::Relating(..)
+            | Need::Devices(_)
+            | Need::Settings(_) => None,
+        }
+    }
+
+    /// Adds the reads of a need that is about two users.
+    fn add_contacts(&self, need: &Need, loads: &mut Loads) {
+        let known = &self.store.known;
+        let layout = self.store.layout;
+        let cell = |name: &str| layout.cell(Slot::of(name));
+        let name_of = |user: &UserId| known.uid(*user).cloned();
+        let (first, second): (Arc<str>, _) = match need {
+            Need::Contact(uid, user) | Need::Presence(uid, user) | Need::Relating(uid, user) => {
+                (uid.as_str().into(), name_of(user))
+            }
+            Need::Relation(user, other) => match name_of(user) {
+                Some(uid) => (uid, name_of(other)),
+                None => return,
+            },
+            _ => return,
+        };
+        let Some(second) = second else { return };
+        if matches!(need, Need::Relating(..)) {
+            for uid in [first, second] {
+                loads.others.entry(cell(&uid)).or_default().push(Load::RelationCounts(uid));
+            }
+            return;
+        }
+        if known.user(&first).is_none() {
+            loads.contacts.entry(cell(&first)).or_default().insert(first.clone());
+        }
+        if first != second {
+            let mut id = String::new();
+            names::write_one_to_one(&mut id, &first, &second);
+            loads.pairs.entry(cell(&id)).or_default().insert(id.into());
         }
     }
 
@@ -358,6 +425,14 @@ impl Reading<'_> {
     fn learn_facts(&mut self, loaded: Loaded) {
         match loaded {
             Loaded::Name(uid, Some(user)) => self.store.known.learn_user(user, &uid),
+            Loaded::Contacts(contacts) => {
+                contacts.iter().for_each(|(uid, user)| self.store.known.learn_user(*user, uid));
+            }
+            Loaded::Pairs(pairs) => {
+                pairs.into_iter().for_each(|(id, pair)| self.store.known.learn_pair(id, pair));
+            }
+            Loaded::Relations(user, all) => self.store.known.learn_relations(user, all),
+            Loaded::RelationCounts(Some((user, counts))) => self.store.known.learn_counts(user, counts),
             Loaded::Conversation(Some(state)) => self.store.known.learn(&state.0, state.1.seq),
             Loaded::Bodies(_, heads) => {
                 heads.iter().for_each(|(row, ends)| self.store.known.learn(row, ends.seq));
@@ -479,12 +554,16 @@ impl PageRead {
 /// Slot of the object that a read is of.
 fn slot_of_load(load: &Load) -> Option<Slot> {
     match load {
-        Load::Name(name) | Load::User(name) | Load::Conversation(name) => Some(Slot::of(name)),
-        Load::UserNumber(user) | Load::Stream(user, ..) | Load::Listing(user, ..) => {
+        Load::Name(name) | Load::User(name) | Load::Conversation(name) | Load::RelationCounts(name) => {
+            Some(Slot::of(name))
+        }
+        Load::UserNumber(user) | Load::Stream(user, ..) | Load::Listing(user, ..) | Load::Relations(user) => {
             Some(slot_of(user.number()))
         }
         Load::ConversationNumber(of) | Load::Key(of, ..) | Load::Page(of, ..) => Some(slot_of(of.number())),
-        Load::Profiles(uids) => uids.first().map(|uid| Slot::of(uid)),
+        Load::Profiles(names) | Load::Contacts(names) | Load::Pairs(names) => {
+            names.first().map(|name| Slot::of(name))
+        }
         Load::Listed(_, conversations) => conversations.first().map(|of| slot_of(of.number())),
         Load::Bodies(messages) => messages.first().map(|(of, _)| slot_of(of.number())),
     }

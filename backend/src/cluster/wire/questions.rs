@@ -1,8 +1,12 @@
 //! Questions to owners, and their answers, as bytes.
 
 use super::{conversation_of, number_of, origin_of, refusal_of, user_of};
+use crate::cluster::cell::{relation_code, relation_of};
 use crate::cluster::store::{Answered, HeadRow, Question};
-use crate::im::store::{GroupChange, GroupEdit, GroupSettings, Origin, Refusal, Role, UserId};
+use crate::im::store::rules::relations::{Both, Counts};
+use crate::im::store::{
+    GroupChange, GroupEdit, GroupSettings, Origin, Refusal, RelationChange, Role, UserId,
+};
 use bytes::Bytes;
 use moorline_proto::message::im;
 use std::sync::Arc;
@@ -17,6 +21,7 @@ const READ: u32 = 6;
 const CLEAR: u32 = 7;
 const MAKE_USER: u32 = 8;
 const SET_PROFILE: u32 = 9;
+const RELATE: u32 = 10;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct AskBody {
@@ -26,7 +31,7 @@ pub(super) struct AskBody {
     kind: u32,
     #[prost(uint64, tag = "3")]
     conversation: u64,
-    /// Id of a new group, or name of a new user.
+    /// Id of a new group or of a conversation of two, or name of a new user.
     #[prost(string, tag = "4")]
     name: String,
     #[prost(uint64, tag = "5")]
@@ -44,6 +49,12 @@ pub(super) struct AskBody {
     seq: u64,
     #[prost(message, tag = "11")]
     edit: Option<EditBody>,
+    /// A change of a relation.
+    #[prost(int32, tag = "12")]
+    change: i32,
+    /// Numbers of relations, requests and blocks of the user, and of the other one.
+    #[prost(uint64, repeated, tag = "13")]
+    counts: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -91,6 +102,14 @@ pub(super) struct AnsweredBody {
     has_changed: bool,
     #[prost(uint64, tag = "10")]
     user: u64,
+    /// The other user of a relation; 0: the answer names none.
+    #[prost(uint64, tag = "11")]
+    other: u64,
+    /// Relations of the user to the other one, and of the other one to the user, as numbers.
+    #[prost(uint32, tag = "12")]
+    own: u32,
+    #[prost(uint32, tag = "13")]
+    theirs: u32,
 }
 
 fn of_users(users: &[UserId]) -> Vec<u64> {
@@ -134,6 +153,17 @@ fn edit_of(body: EditBody) -> Option<GroupEdit> {
     Some(GroupEdit { add: users_of(add)?, remove: users_of(remove)?, role, silence, settings })
 }
 
+fn counts_of(numbers: &[u64]) -> Option<Both<Counts>> {
+    let numbers = numbers.iter().map(|number| usize::try_from(*number).ok());
+    let numbers: Vec<usize> = numbers.collect::<Option<_>>()?;
+    let [relations, requests, blocks, their_relations, their_requests, their_blocks] = numbers[..] else {
+        return None;
+    };
+    let own = Counts { relations, requests, blocks };
+    let theirs = Counts { relations: their_relations, requests: their_requests, blocks: their_blocks };
+    Some(Both { own, theirs })
+}
+
 /// Writes a question.
 pub(super) fn of_question(request: u64, question: Question) -> AskBody {
     let of = |kind: u32, by: Origin, event: Bytes| {
@@ -163,6 +193,13 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
         Question::Clear { conversation, by, to, event } => {
             AskBody { conversation: conversation.number(), seq: to, ..of(CLEAR, by, event) }
         }
+        Question::Relate { id, by, users, change, counts, event } => {
+            let (name, change) = (id.to_string(), change.into());
+            let counts = [counts.own, counts.theirs].into_iter();
+            let counts = counts.flat_map(|it| [it.relations as u64, it.requests as u64, it.blocks as u64]);
+            let body = AskBody { name, change, counts: counts.collect(), ..of(RELATE, by, event) };
+            with_names(body, &users)
+        }
         Question::SetProfile { user, profile } => AskBody {
             request,
             kind: SET_PROFILE,
@@ -178,7 +215,7 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
 
 /// Reads a question. `None`: this version cannot read it.
 pub(super) fn question_of(body: AskBody) -> Option<Question> {
-    let AskBody { kind, conversation, name, by, device, event, users, uids, seq, edit, .. } = body;
+    let AskBody { kind, conversation, name, by, device, event, users, uids, seq, edit, counts, .. } = body;
     if kind == MAKE_USER {
         return (!name.is_empty()).then(|| Question::MakeUser { uid: name.into() });
     }
@@ -195,6 +232,12 @@ pub(super) fn question_of(body: AskBody) -> Option<Question> {
     if kind == CREATE_GROUP {
         let is_named = !name.is_empty();
         return is_named.then(|| Question::CreateGroup { id: name.into(), by, members: named, event });
+    }
+    if kind == RELATE {
+        let [(first, _), _] = &named[..] else { return None };
+        let change = RelationChange::try_from(body.change).ok().filter(|_| *first == by.0)?;
+        let counts = counts_of(&counts)?;
+        return Some(Question::Relate { id: name.into(), by, users: named, change, counts, event });
     }
     let conversation = conversation_of(conversation)?;
     let change = match kind {
@@ -218,6 +261,14 @@ pub(super) fn of_answer(request: u64, result: Result<Answered, Refusal>) -> Answ
             let (conversation, name, members) = (conversation.number(), id.to_string(), members as u64);
             AnsweredBody { conversation, name, is_group, is_dissolved, members, latest, has_changed, ..body }
         }
+        Ok(Answered::Related { user, other, relations, has_changed }) => AnsweredBody {
+            user: user.number(),
+            other: other.number(),
+            own: relation_code(relations.own),
+            theirs: relation_code(relations.theirs),
+            has_changed,
+            ..body
+        },
         Ok(Answered::Done) => body,
         Ok(Answered::User(user, uid)) => AnsweredBody { user: user.number(), name: uid.to_string(), ..body },
         Err(refusal) => AnsweredBody { refusal: number_of(refusal), ..body },
@@ -232,6 +283,11 @@ pub(super) fn answer_of(body: AnsweredBody) -> Option<Result<Answered, Refusal>>
     }
     if conversation == 0 && body.user == 0 {
         return Some(Ok(Answered::Done));
+    }
+    if body.other != 0 {
+        let relations = Both { own: relation_of(body.own), theirs: relation_of(body.theirs) };
+        let (user, other) = (user_of(body.user)?, user_of(body.other)?);
+        return Some(Ok(Answered::Related { user, other, relations, has_changed: body.has_changed }));
     }
     if conversation == 0 {
         return Some(Ok(Answered::User(user_of(body.user)?, name.into())));

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::cluster::store::{Answered, HeadRow, Question};
-use crate::im::store::{GroupChange, GroupEdit, GroupSettings, Role};
+use crate::im::store::rules::relations::{Both, Counts};
+use crate::im::store::{GroupChange, GroupEdit, GroupSettings, RelationChange, Role};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -69,10 +70,27 @@ fn question() -> impl Strategy<Value = Question> {
         of().prop_map(|(conversation, by, _, event)| Question::Dissolve { conversation, by, event }),
         of().prop_map(|(conversation, by, seq, event)| Question::Read { conversation, by, seq, event }),
         of().prop_map(|(conversation, by, to, event)| Question::Clear { conversation, by, to, event }),
+        (name(), any::<u32>(), "c2c:[a-z]{1,9}:[a-z]{1,9}", (name(), 0..4, counts(), counts()), bytes())
+            .prop_map(|(user, device, id, (other, change, own, theirs), event)| {
+                let by = (UserId::new(user), DeviceNumber(device));
+                let users = vec![(by.0, "a".into()), (UserId::new(other), "b".into())];
+                let change = RelationChange::try_from(change).expect("one of four");
+                let counts = Both { own, theirs };
+                Question::Relate { id: id.into(), by, users, change, counts, event }
+            },),
         (name(), bytes())
             .prop_map(|(user, profile)| Question::SetProfile { user: UserId::new(user), profile }),
         "[a-z]{1,9}".prop_map(|uid| Question::MakeUser { uid: uid.into() }),
     ]
+}
+
+fn counts() -> impl Strategy<Value = Counts> {
+    let counts = any::<(u16, u16, u16)>();
+    counts.prop_map(|(relations, requests, blocks)| Counts {
+        relations: relations.into(),
+        requests: requests.into(),
+        blocks: blocks.into(),
+    })
 }
 
 fn answer() -> impl Strategy<Value = Result<Answered, Refusal>> {
@@ -85,7 +103,20 @@ fn answer() -> impl Strategy<Value = Result<Answered, Refusal>> {
     });
     let user =
         (name(), "[a-z]{1,9}").prop_map(|(user, uid)| Ok(Answered::User(UserId::new(user), uid.into())));
-    prop_oneof![head, user, Just(Ok(Answered::Done)), (0..REFUSALS.len()).prop_map(|at| Err(REFUSALS[at]))]
+    let related = (name(), name(), 0..8_u32, 0..8_u32, any::<bool>()).prop_map(
+        |(user, other, own, theirs, has_changed)| {
+            let relations = Both { own: relation_of(own), theirs: relation_of(theirs) };
+            let (user, other) = (UserId::new(user), UserId::new(other));
+            Ok(Answered::Related { user, other, relations, has_changed })
+        },
+    );
+    prop_oneof![
+        head,
+        user,
+        related,
+        Just(Ok(Answered::Done)),
+        (0..REFUSALS.len()).prop_map(|at| Err(REFUSALS[at]))
+    ]
 }
 
 fn message() -> impl Strategy<Value = PeerMessage> {
@@ -111,7 +142,12 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         (1_u64..).prop_map(Content::Event),
         Just(Content::Own)
     ];
-    let passage = prop_oneof![Just(Passage::Stays), Just(Passage::Enters), Just(Passage::Leaves)];
+    let passage = prop_oneof![
+        Just(Passage::Stays),
+        Just(Passage::Enters),
+        Just(Passage::Leaves),
+        (name(), 0..8_u32).prop_map(|(other, code)| Passage::Relates(UserId::new(other), relation_of(code)))
+    ];
     let numbers = any::<(bool, u16, u64, u64, u64)>();
     let deliver = (name(), name(), "[a-z:]{1,20}", numbers, (content, passage), origin(), bytes()).prop_map(
         |(user, conversation, id, numbers, (content, passage), origin, body)| {

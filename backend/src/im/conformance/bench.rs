@@ -291,6 +291,8 @@ impl<S: Store> Bench<S> {
         other: UserId,
         change: RelationChange,
     ) -> Result<Vec<UserId>, Refusal> {
+        let uid = self.name_of(other);
+        self.fetch(&[Need::Relating(uid, who)]);
         self.done(Write::Relate { by: by(who), other, change, event: event() })
     }
 

@@ -181,7 +181,12 @@ impl Request {
                 set.add(Need::Named(format!("group:{}", request.group), None));
                 plan_users(asked, &request.members, set);
             }
-            Self::Relate(request) => plan_users(asked, std::slice::from_ref(&request.user), set),
+            Self::Relate(request) => {
+                plan_users(asked, std::slice::from_ref(&request.user), set);
+                if names::is_valid(&request.user) {
+                    set.add(Need::Relating(request.user.clone(), user));
+                }
+            }
             Self::Relations(_) => set.add(Need::Relations(user)),
             Self::Devices | Self::RemoveDevice(_) => set.add(Need::Devices(user)),
             Self::Presence(request) => {

@@ -115,8 +115,7 @@ pub trait Facts {
         after: Option<UserId>,
     ) -> impl ExactSizeIterator<Item = Member> + '_;
 
-    /// Relation of `user` to `other`. Covered by [`Need::Relation`], [`Need::Contact`], [`Need::Presence`] and
-    /// [`Need::Relations`].
+    /// Relation of `user` to `other`. Covered by [`Need::Relation`], [`Need::Contact`] and [`Need::Presence`].
     fn relation(&self, user: UserId, other: UserId) -> Relation;
 
     /// Setting of the user: who may make the user a member of a group. Covered by [`Need::Contact`], [`Need::Presence`],
@@ -169,6 +168,8 @@ pub enum Need {
     Contact(String, UserId),
     /// A user, by name, and the user's devices. Covers what [`Need::Contact`] covers.
     Presence(String, UserId),
+    /// Numbers of relations of a user, by name, and of another one: the limits of a change of their relation.
+    Relating(String, UserId),
     /// Settings and invitations of a user, and the ids of the groups.
     Settings(UserId),
 }

@@ -6,6 +6,7 @@
 
 pub mod groups;
 pub mod recalls;
+pub mod relations;
 
 use super::{
     API_DEVICE, DeviceNumber, Facts, Friendship, Member, Origin, Refusal, Relation, Role, UserId, WhoMayAdd,

@@ -313,7 +313,6 @@ impl<S: Store> Facts for Slow<S> {
     fn relation(&self, user: UserId, other: UserId) -> Relation {
         self.require("a relation", |need| match need {
             Need::Relation(a, b) => (*a, *b) == (user, other),
-            Need::Relations(a) => *a == user,
             Need::Contact(uid, asker) | Need::Presence(uid, asker) => {
                 let named = self.inner.find_user(uid);
                 [(user, other), (other, user)].iter().any(|(a, b)| b == asker && named == Some(*a))

@@ -1,7 +1,8 @@
 //! Relations between users: friends, requests, blocks.
 
 use crate::config::ImConfig;
-use crate::im::store::{Friendship, Refusal, Relation, RelationChange, UserId};
+use crate::im::store::rules::relations::{self, Both, Counts, Limits};
+use crate::im::store::{Refusal, Relation, RelationChange, UserId};
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
 
@@ -13,47 +14,9 @@ pub(in crate::im::store) struct Relations {
     limits: Limits,
 }
 
-/// Limits of one user, each for what only the user's own deeds, or only the deeds of others, fill.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// Friends and requests of the user's own.
-    relations: usize,
-    /// Requests of others.
-    requests: usize,
-    /// Blocks of the user's own.
-    blocks: usize,
-}
-
-/// Relations of one user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    /// Friends and requests of the user's own.
-    relations: usize,
-    /// Requests of others.
-    requests: usize,
-    /// Blocks of the user's own.
-    blocks: usize,
-}
-
-impl Counts {
-    fn of(relation: Relation) -> Self {
-        let is_own = matches!(relation.friendship, Friendship::Asked | Friendship::Friends);
-        Self {
-            relations: usize::from(is_own),
-            requests: usize::from(relation.friendship == Friendship::WasAsked),
-            blocks: usize::from(relation.is_blocked),
-        }
-    }
-}
-
 impl Relations {
     pub(super) fn new(config: &ImConfig) -> Self {
-        let limits = Limits {
-            relations: config.relations_max,
-            requests: config.requests_max,
-            blocks: config.blocks_max,
-        };
-        Self { all: BTreeMap::new(), counts: HashMap::new(), limits }
+        Self { all: BTreeMap::new(), counts: HashMap::new(), limits: Limits::new(config) }
     }
 
     /// Relation of `user` to `other`.
@@ -88,18 +51,6 @@ impl Relations {
         all.map(|((_, other), relation)| (*other, *relation))
     }
 
-    /// Counts of a user after one more relation has changed from `before` to `after`.
-    fn grown(&self, user: UserId, before: Relation, after: Relation) -> Counts {
-        let counts = self.counts.get(&user).copied().unwrap_or_default();
-        let (before, after) = (Counts::of(before), Counts::of(after));
-        let grown = |count: usize, before: usize, after: usize| if after > before { count + 1 } else { 0 };
-        Counts {
-            relations: grown(counts.relations, before.relations, after.relations),
-            requests: grown(counts.requests, before.requests, after.requests),
-            blocks: grown(counts.blocks, before.blocks, after.blocks),
-        }
-    }
-
     /// Relations of both users after the change. What others have done to a user fills no limit of the user's own deeds.
     pub(in crate::im::store) fn judge(
         &self,
@@ -110,34 +61,10 @@ impl Relations {
         if user == other {
             return Err(Refusal::Denied);
         }
-        let before = (self.get(user, other), self.get(other, user));
-        let (mut own, mut theirs) = before;
-        match change {
-            RelationChange::Befriend => {
-                if own.is_blocked || theirs.is_blocked {
-                    return Err(Refusal::Blocked);
-                }
-                (own.friendship, theirs.friendship) = match own.friendship {
-                    Friendship::None | Friendship::Asked => (Friendship::Asked, Friendship::WasAsked),
-                    Friendship::WasAsked | Friendship::Friends => (Friendship::Friends, Friendship::Friends),
-                };
-            }
-            RelationChange::Unfriend => {
-                (own.friendship, theirs.friendship) = (Friendship::None, Friendship::None);
-            }
-            RelationChange::Block => own.is_blocked = true,
-            RelationChange::Unblock => own.is_blocked = false,
-        }
-        let counts = self.grown(user, before.0, own);
-        if counts.relations > self.limits.relations {
-            return Err(Refusal::TooManyRelations);
-        }
-        if counts.blocks > self.limits.blocks {
-            return Err(Refusal::TooManyBlocks);
-        }
-        if self.grown(other, before.1, theirs).requests > self.limits.requests {
-            return Err(Refusal::TooManyRequests);
-        }
+        let counts = |user| self.counts.get(&user).copied().unwrap_or_default();
+        let before = Both { own: self.get(user, other), theirs: self.get(other, user) };
+        let counts = Both { own: counts(user), theirs: counts(other) };
+        let Both { own, theirs } = relations::judge(self.limits, before, counts, change)?;
         Ok((own, theirs))
     }
 }

@@ -3,6 +3,7 @@
 use super::{Engine, EngineStore};
 use crate::im::store::directory::Changed;
 use crate::im::store::rules::Wish;
+use crate::im::store::rules::relations::is_private;
 use crate::im::store::{ConversationId, Origin, Refusal, RelationChange, UserId};
 
 impl<E: Engine> EngineStore<E> {
@@ -42,8 +43,7 @@ impl<E: Engine> EngineStore<E> {
         relations.set(user, other, own);
         relations.set(other, user, theirs);
         self.directory.changed.extend([Changed::Relation(user, other), Changed::Relation(other, user)]);
-        let is_private = matches!(change, RelationChange::Block | RelationChange::Unblock);
-        Ok(Some(if is_private { vec![user] } else { vec![user, other] }))
+        Ok(Some(if is_private(change) { vec![user] } else { vec![user, other] }))
     }
 
     pub(super) fn on_acked(&mut self, now_ms: u64, (user, device): Origin, position: u64, gone_ms: u64) {
