@@ -9,7 +9,7 @@ mod figures;
 mod poll;
 mod rates;
 mod routes;
-mod table;
+pub mod table;
 
 use crate::metrics::{CounterSet, Registry};
 use config::DispatchConfig;

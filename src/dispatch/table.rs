@@ -15,13 +15,13 @@ use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 
 /// Endpoints of one answer.
-pub(super) const ENDPOINTS_MAX: usize = 8;
+pub const ENDPOINTS_MAX: usize = 8;
 /// Free places of a gateway that has no limit, or of which nothing is known, in a thousand.
 const FREE_DEFAULT: u64 = 500;
 
 /// State that a gateway has told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Report {
+pub enum Report {
     /// The gateway takes newcomers.
     Ready {
         /// Open connections.
@@ -35,7 +35,7 @@ pub(super) enum Report {
 
 /// State of a gateway as of now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub enum State {
     /// The gateway takes newcomers.
     Ready,
     /// The gateway has said that it does not.
@@ -55,14 +55,14 @@ struct Gateway {
 
 /// All gateways.
 #[derive(Clone, Debug)]
-pub(super) struct Table {
+pub struct Table {
     gateways: Vec<Gateway>,
     silent_after: Duration,
 }
 
 /// Gateways for one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Choice<'a> {
+pub struct Choice<'a> {
     /// Endpoints and their regions, at most [`ENDPOINTS_MAX`], in the order in which the client should try them. Empty: every
     /// gateway has said that it takes nobody.
     pub endpoints: Vec<(&'a str, &'a str)>,
@@ -97,7 +97,7 @@ impl Gateway {
 
 impl Table {
     /// Returns a table that knows the file and nothing else.
-    pub(super) fn new(config: &DispatchConfig) -> Self {
+    pub fn new(config: &DispatchConfig) -> Self {
         let gateway = |(name, entry): (&String, &GatewayEntry)| {
             let admin = entry.admin.parse().ok()?; // validated
             Some(Gateway { name: name.clone(), entry: entry.clone(), admin, last: None })
@@ -107,7 +107,8 @@ impl Table {
     }
 
     /// Returns the table of other settings, with the reports of the gateways that are still there.
-    pub(super) fn with(&self, config: &DispatchConfig) -> Self {
+    #[must_use]
+    pub fn with(&self, config: &DispatchConfig) -> Self {
         let mut table = Self::new(config);
         for gateway in &mut table.gateways {
             let before = self.gateways.iter().find(|it| it.name == gateway.name && it.admin == gateway.admin);
@@ -117,19 +118,19 @@ impl Table {
     }
 
     /// Places to ask, in an order that [`Self::on_report`] knows until the next reload.
-    pub(super) fn places(&self) -> Vec<Address> {
+    pub fn places(&self) -> Vec<Address> {
         self.gateways.iter().map(|gateway| gateway.admin.clone()).collect()
     }
 
     /// Takes the report of the gateway with this admin address. One that the settings do not name any more is dropped.
-    pub(super) fn on_report(&mut self, admin: &Address, now: Instant, report: Report) {
+    pub fn on_report(&mut self, admin: &Address, now: Instant, report: Report) {
         for gateway in self.gateways.iter_mut().filter(|gateway| gateway.admin == *admin) {
             gateway.last = Some((now, report));
         }
     }
 
     /// Numbers of gateways that are ready, not ready, and silent.
-    pub(super) fn counts(&self, now: Instant) -> [u64; 3] {
+    pub fn counts(&self, now: Instant) -> [u64; 3] {
         let mut counts = [0; 3];
         for gateway in &self.gateways {
             counts[gateway.state(now, self.silent_after) as usize] += 1;
@@ -142,7 +143,7 @@ impl Table {
     /// Ready gateways of the region come alone. Without one the answer is degraded: ready gateways of other regions, and
     /// behind them the silent ones of the region, since perhaps only this process does not reach them; without any ready
     /// gateway, all silent ones. A gateway that says it takes nobody is in no answer.
-    pub(super) fn choose(&self, region: Option<&str>, now: Instant, random: &mut Random) -> Choice<'_> {
+    pub fn choose(&self, region: Option<&str>, now: Instant, random: &mut Random) -> Choice<'_> {
         let is_here = |gateway: &&Gateway| region.is_none_or(|region| gateway.entry.region == region);
         let is_known = self.gateways.iter().any(|gateway| is_here(&gateway));
         let in_state = |wanted: State| {

@@ -81,7 +81,7 @@ pub enum Holder {
 
 /// Reason why a newcomer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// The process has as many connections as it may.
     Full,
     /// The address has too many connections, or they come too fast.
@@ -90,7 +90,7 @@ pub(super) enum Refusal {
 
 /// Reason why nobody is accepted for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
+pub enum Wait {
     /// Connections come too fast: look again then.
     Rate(Instant),
     /// Too many connections are not logged in.
@@ -163,7 +163,7 @@ impl Door {
     ///
     /// # Errors
     /// The reason to wait.
-    pub(super) fn try_open(&self, listener: u8, is_over: bool, now: Instant) -> Result<(), Wait> {
+    pub fn try_open(&self, listener: u8, is_over: bool, now: Instant) -> Result<(), Wait> {
         let gate = &self.gates[usize::from(listener)];
         let limits = gate.limits();
         if !is_over && self.handshakes.load(Ordering::Relaxed) >= limits.handshakes_max {
@@ -193,7 +193,7 @@ impl Door {
     ///
     /// # Errors
     /// The reason to refuse it.
-    pub(super) fn try_enter(
+    pub fn try_enter(
         &self,
         listener: u8,
         socket: RawFd,
@@ -274,7 +274,7 @@ impl Door {
     }
 
     /// Counts a connection out. Call it before the descriptor closes and can become another connection's.
-    pub(super) fn leave(&self, socket: RawFd, now: Instant) {
+    pub fn leave(&self, socket: RawFd, now: Instant) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(mut addresses) = self.addresses() {
             addresses.leave(socket, now);
@@ -282,7 +282,7 @@ impl Door {
     }
 
     /// Notes that one reactor had `before` connections that are not logged in, and has `after` now.
-    pub(super) fn count_handshakes(&self, before: usize, after: usize) {
+    pub fn count_handshakes(&self, before: usize, after: usize) {
         if after >= before {
             self.handshakes.fetch_add(after - before, Ordering::Relaxed);
         } else {

@@ -29,7 +29,7 @@ mod token;
 mod warm;
 
 pub use counters::{ReactorCount, metrics, own_metrics};
-pub use door::{Door, Holder, ListenerLimits};
+pub use door::{Door, Holder, ListenerLimits, Refusal, Wait};
 pub use freezing::{TakeWatched, note_first_events};
 pub use handshake_pool::Servers;
 pub use openings::OpeningRules;

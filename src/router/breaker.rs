@@ -28,7 +28,7 @@ const TRIAL_CALM: Duration = Duration::from_secs(10);
 
 /// Share of users that an endpoint may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Share {
+pub enum Share {
     /// The full share.
     Full,
     /// A few, to see.
@@ -39,7 +39,7 @@ pub(super) enum Share {
 
 /// The breaker of one endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub struct Breaker {
     state: State,
     seen: Window,
     /// Trips since it was last closed.
@@ -83,7 +83,7 @@ impl Window {
 
 impl Breaker {
     /// A question was answered. True: the trial is passed by it.
-    pub(super) fn on_answer(&mut self, now: Instant) -> bool {
+    pub fn on_answer(&mut self, now: Instant) -> bool {
         self.begin_trial(now);
         self.seen.count(now, 1, 0);
         let State::Trial { answers, .. } = &mut self.state else { return false };
@@ -98,7 +98,7 @@ impl Breaker {
     /// A question had no answer in time. True: leave the endpoint alone ([`Self::trip`]), if there is
     /// another one.
     #[must_use]
-    pub(super) fn on_timeout(&mut self, now: Instant) -> bool {
+    pub fn on_timeout(&mut self, now: Instant) -> bool {
         self.begin_trial(now);
         let (answers, timeouts) = self.seen.count(now, 0, 1);
         match self.state {
@@ -109,7 +109,7 @@ impl Breaker {
     }
 
     /// Leaves the endpoint alone. Returns until when.
-    pub(super) fn trip(&mut self, now: Instant, random: &mut Random) -> Instant {
+    pub fn trip(&mut self, now: Instant, random: &mut Random) -> Instant {
         let longest = nanos_of(OPEN_FIRST).saturating_mul(1 << self.trips.min(16)).min(nanos_of(OPEN_MAX));
         let until = now + Duration::from_nanos(longest / 2 + random.below(longest / 2));
         self.trips += 1;
@@ -119,7 +119,7 @@ impl Breaker {
     }
 
     /// Closes the breaker, because there is no other endpoint. True: it was open.
-    pub(super) fn force(&mut self, now: Instant) -> bool {
+    pub fn force(&mut self, now: Instant) -> bool {
         let is_open = matches!(self.state, State::Open { .. });
         if is_open {
             self.state = State::Trial { since: now, answers: 0 };
@@ -128,7 +128,7 @@ impl Breaker {
     }
 
     /// Share of users that the endpoint may have.
-    pub(super) fn share(&mut self, now: Instant) -> Share {
+    pub fn share(&mut self, now: Instant) -> Share {
         self.begin_trial(now);
         match self.state {
             State::Trial { since, .. } if now.saturating_since(since) >= TRIAL_CALM => {

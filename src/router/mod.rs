@@ -67,6 +67,7 @@ mod up;
 mod uplink;
 mod ups;
 
+pub use breaker::{Breaker, Share};
 pub use counters::{Count, Counters, metrics};
 pub use endpoints::Balance;
 pub use freezing::{FrozenSocket, LinkSocket, queued_bodies};
@@ -85,7 +86,6 @@ use crate::shard_map::ShardMap;
 use announce::Announcements;
 use answers::Answers;
 use backoff::Backoff;
-use breaker::{Breaker, Share};
 use cluster::Cluster;
 use confirmed::{Confirmed, End};
 use endpoints::Endpoints;

@@ -2,7 +2,7 @@
 //!
 //! Run-through: at the start there is no list, so the first attempt asks. The answer names `a` and `b` for 60 s. The attempts go
 //! to `a`, `b`, and to the application's own endpoint. The list is used up by then, so the next attempt asks again. If nobody
-//! answers, the round begins anew with the list of before.
+//! answers, the own endpoint is next, and then the list of before.
 //!
 //! There is no storm of questions: each belongs to an attempt to connect, so it waits for the backoff as attempts do, and
 //! after a failed question further ones have a backoff of their own. A login that lasted is tried again at the same gateway,
@@ -10,12 +10,10 @@
 
 use super::Backoff;
 use super::endpoint_list::EndpointList;
+use super::endpoint_round::EndpointRound;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 use std::sync::Arc;
-
-/// Shortest wait between a failed question and the next one.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
@@ -25,88 +23,46 @@ pub(super) struct Endpoints {
     server: usize,
     /// Last list, in its order; empty: none has come.
     list: Vec<Arc<str>>,
-    /// End of the list's lifetime.
-    until: Instant,
-    /// Index of the gateway of the next attempt; the length of the list: the driver's own endpoint.
-    at: usize,
-    /// True if each gateway of the list was tried, or there is no list.
-    is_used_up: bool,
-    /// True while an attempt or a login at the gateway `at` is under way.
-    is_trying: bool,
-    /// True if the last login at the gateway `at` lasted: the next attempt goes there without a question.
-    has_served: bool,
-    /// Questions in a row without a list.
-    failures: u32,
-    /// Earliest time of the next question.
-    not_before: Instant,
+    round: EndpointRound,
 }
 
 impl Endpoints {
     /// Returns the state without a list. The first server is chosen by chance, so that all of them are asked alike.
     pub(super) fn new(servers: &Arc<[Arc<str>]>, random: &mut Random) -> Self {
         let server = usize::try_from(random.below(servers.len().max(1) as u64)).unwrap_or(0);
-        Self {
-            servers: Arc::clone(servers),
-            server,
-            list: Vec::new(),
-            until: Instant::ZERO,
-            at: 0,
-            is_used_up: true,
-            is_trying: false,
-            has_served: false,
-            failures: 0,
-            not_before: Instant::ZERO,
-        }
+        Self { servers: Arc::clone(servers), server, list: Vec::new(), round: EndpointRound::default() }
     }
 
     /// Names the dispatch server to be asked before the next attempt; `None`: the attempt goes on without a question.
     pub(super) fn poll_question(&self, now: Instant) -> Option<Arc<str>> {
-        let is_due = !self.has_served && now >= self.not_before && (self.is_used_up || now >= self.until);
-        is_due.then(|| self.servers.get(self.server).cloned()).flatten()
+        self.servers.get(self.server).filter(|_| self.round.is_question_due(now)).cloned()
     }
 
     /// Takes a list.
     pub(super) fn on_list(&mut self, now: Instant, list: EndpointList) {
+        self.round.on_list(now, u8::try_from(list.places.len()).unwrap_or(u8::MAX), list.lifetime);
         self.list = list.places;
-        self.until = now + list.lifetime;
-        (self.at, self.is_used_up, self.has_served, self.failures) = (0, false, false, 0);
     }
 
     /// Notes that a question brought no list: the next one goes to another server, `after` and a random wait later.
     pub(super) fn on_no_list(&mut self, now: Instant, after: Duration, policy: Backoff, random: &mut Random) {
-        let wait = policy.wait(self.failures, random);
-        self.failures = self.failures.saturating_add(1);
         self.server = (self.server + 1) % self.servers.len().max(1);
-        self.not_before = now + (after + wait).max(PAUSE_MIN);
+        self.round.on_no_list(now, after, policy, random);
     }
 
     /// Names the gateway of an attempt that begins; `None`: the driver's own endpoint.
     pub(super) fn begin(&mut self) -> Option<Arc<str>> {
-        self.is_trying = true;
-        self.list.get(self.at).cloned()
+        self.round.begin().and_then(|at| self.list.get(at).cloned())
     }
 
-    /// Takes the end of an attempt or a login, if it was one at the gateway that [`Self::begin`] named. `has_served`: the login lasted, and nobody asked the client to leave.
+    /// Takes the end of an attempt or a login; see [`EndpointRound::on_lost`].
     pub(super) fn on_lost(&mut self, has_served: bool) {
-        if std::mem::take(&mut self.is_trying) {
-            self.has_served = has_served;
-            if !has_served {
-                self.skip();
-            }
-        }
+        self.round.on_lost(has_served);
     }
 
-    /// Notes that the network is another one: it may reach servers that the last one did not.
+    /// Notes that the network is another one.
     pub(super) fn on_network_changed(&mut self) {
-        (self.failures, self.not_before) = (0, Instant::ZERO);
-    }
-
-    fn skip(&mut self) {
-        self.at += 1;
-        self.is_used_up |= self.at >= self.list.len();
-        if self.at > self.list.len() {
-            self.at = 0;
-        }
+        self.round.on_network_changed();
     }
 }
 
@@ -172,7 +128,7 @@ mod tests {
                 now += Duration::from_millis(100);
             }
             last = now.saturating_since(asked_at);
-            assert!(last >= PAUSE_MIN && last <= Duration::from_secs(31), "{last:?}");
+            assert!(last >= Duration::from_secs(1) && last <= Duration::from_secs(31), "{last:?}");
         }
         assert_eq!(asked[..4], ["one", "two", "one", "two"]);
         assert!(now > at(200 * 10), "a mean of 15 s at the cap: {now:?}, {last:?}");

@@ -19,6 +19,7 @@ mod connection_state;
 mod conversation;
 mod downlink;
 mod endpoint_list;
+mod endpoint_round;
 mod endpoints;
 mod environment;
 mod event;
@@ -38,6 +39,7 @@ mod transport;
 pub use backoff::Backoff;
 pub use config::{CoreConfig, InvalidName, TokenSource, Tuning};
 pub use endpoint_list::{DISPATCH_ANSWER_BYTES_MAX, DispatchFault};
+pub use endpoint_round::EndpointRound;
 pub use event::{
     ClosedWhy, ConversationCursor, ConversationEvent, Event, Lost, Message, Newest, Notice, Receipt, Repeat,
     RequestError, RequestId, RequestRefused, SendFailure, SendId, SendRefused, Target, Token, TokenWhy,
