@@ -1,5 +1,6 @@
 //! A child of the test: started, watched, and ended with the test.
 
+use crate::postgres::scratch;
 use crate::until;
 use moorline::sys::executable::Executable;
 use nix::sys::signal::{Signal, kill};
@@ -297,7 +298,7 @@ pub(crate) struct StoreFolder(PathBuf);
 
 impl StoreFolder {
     pub(crate) fn new() -> Self {
-        Self(TempFile::new("").path().with_extension("store"))
+        Self(scratch::path("e2e-store"))
     }
 
     pub(crate) fn path(&self) -> &Path {

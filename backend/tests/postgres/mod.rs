@@ -9,7 +9,7 @@ use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +19,9 @@ const LIFE_SECONDS: &str = "1800";
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: u32 = 4800;
 
-static COUNT: AtomicU32 = AtomicU32::new(0);
+#[allow(dead_code)] // The tests of stores use the rest of it.
+#[path = "../../src/im/store/disk/scratch.rs"]
+pub(crate) mod scratch;
 
 /// See the module.
 pub(crate) struct Postgres {
@@ -27,6 +29,36 @@ pub(crate) struct Postgres {
     folder: PathBuf,
     account: Option<(u32, u32)>,
     server: Child,
+    #[allow(dead_code)] // kept
+    new: Arc<New>,
+}
+
+/// The folder of a server that never ran. To make one costs more than to run most tests, so tests copy it.
+struct New(PathBuf);
+
+impl New {
+    /// The one of this program, made if no test has it.
+    fn shared(programs: &Path, account: Option<(u32, u32)>) -> Arc<Self> {
+        static SHARED: Mutex<Weak<New>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(Self(new_folder(account)));
+            let made = command(programs, &new.0, account, "initdb")
+                .args(["-A", "trust", "-U", "moorline", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
+                .arg(new.0.join("data"))
+                .stdout(Stdio::null())
+                .status();
+            assert!(made.expect("initdb runs").success(), "initdb");
+            *shared = Arc::downgrade(&new);
+            new
+        })
+    }
+}
+
+impl Drop for New {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The folder of the newest PostgreSQL that is installed.
@@ -64,12 +96,9 @@ impl Postgres {
         let programs = programs()?;
         let account = account();
         let folder = new_folder(account);
-        let made = command(&programs, &folder, account, "initdb")
-            .args(["-A", "trust", "-U", "moorline", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
-            .arg(folder.join("data"))
-            .stdout(Stdio::null())
-            .status();
-        assert!(made.expect("initdb runs").success(), "initdb");
+        let new = New::shared(&programs, account);
+        let copied = Command::new("cp").arg("-a").arg(new.0.join("data")).arg(&folder).status();
+        assert!(copied.expect("cp runs").success(), "cp");
         let mut lines = String::from("max_connections = 60\nshared_buffers = 32MB\n");
         for (key, value) in settings {
             _ = writeln!(lines, "{key} = {value}");
@@ -78,7 +107,7 @@ impl Postgres {
         let own = fs::read_to_string(&configuration).expect("settings");
         fs::write(&configuration, own + &lines).expect("settings");
         let server = launch(&programs, &folder, account);
-        let mut postgres = Self { programs, folder, account, server };
+        let mut postgres = Self { programs, folder, account, server, new };
         postgres.wait();
         Some(postgres)
     }
@@ -96,7 +125,7 @@ impl Postgres {
             .status();
         assert!(copied.expect("pg_basebackup runs").success(), "pg_basebackup");
         let server = launch(&programs, &folder, account);
-        let mut standby = Self { programs, folder, account, server };
+        let mut standby = Self { programs, folder, account, server, new: self.new.clone() };
         standby.wait();
         standby
     }
@@ -181,8 +210,7 @@ impl Postgres {
 
 /// Makes an empty folder of an account.
 fn new_folder(account: Option<(u32, u32)>) -> PathBuf {
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("moorline-pg-{}-{number}", std::process::id()));
+    let folder = scratch::path("pg");
     _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder");
     if let Some((user, group)) = account {
