@@ -3,7 +3,8 @@
 //! bob leaves `group:tea`: the rules of groups say that he goes and who owns the group from now on, the event gets the next order
 //! of the group, and with it the members and bob are told. A message after that has a larger order, and no copy for bob.
 
-use super::ops::{Audience, Build, Done, open};
+use super::fanout::Audience;
+use super::ops::{Build, Done, open};
 use super::questions::{Answered, HeadRow, Kind, Question};
 use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot, User};
 use super::{Asker, Limits};

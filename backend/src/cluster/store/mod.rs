@@ -17,11 +17,13 @@
 mod batches;
 mod commit;
 mod facts;
+mod fanout;
 mod groups;
 mod known;
 mod listing;
 mod ops;
 mod ownership;
+mod prefetch;
 mod questions;
 mod reads;
 mod relations;

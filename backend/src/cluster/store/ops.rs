@@ -4,15 +4,15 @@
 //! gets the next seq, and for bob the next position of bob's stream, or a place in the outbox. Nothing is numbered while a
 //! transaction of the same cell is under way, so numbers that were given are right as soon as that transaction is.
 
-use super::groups::Gone;
+use super::fanout::Audience;
 use super::questions::{Answered, Kind, Question};
 use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot};
 use super::{Layout, Limits, batches::Place};
 use crate::cluster::cell::{
     ArrivalRow, Content, ConversationRow, CursorRow, Deliver, DeviceRow, EmptiedRow, Ends, Known, ListedRow,
-    Load, Membership, MessageRow, Passage, RecipientRow, Transaction, number_in, slot_of,
+    Load, Membership, MessageRow, Transaction, number_in, slot_of,
 };
-use crate::cluster::chain::{self, Arrival, Chain};
+use crate::cluster::chain::{self, Arrival};
 use crate::im::names::Names;
 use crate::im::store::rules::recalls;
 use crate::im::store::{
@@ -115,17 +115,6 @@ pub(super) enum Done {
     Arrived(Box<Deliver>, u64),
     /// The sender's node may forget what a conversation had for a user, up to an order.
     Confirm(NodeId, ConversationId, UserId, u64),
-}
-
-/// Users who are told of a message or event.
-#[derive(Clone, Copy)]
-pub(super) enum Audience<'a> {
-    /// All members, and those who are gone.
-    Members(&'a [Gone]),
-    /// These members.
-    Some(&'a [UserId]),
-    /// These members of a conversation of two, whose relations have changed.
-    Related(&'a [UserId]),
 }
 
 /// A transaction that is being made.
@@ -417,80 +406,6 @@ impl<'a> Build<'a> {
         has_moved
     }
 
-    /// Gives the next order of a conversation to a message or event. Gives positions in the streams that are here and have
-    /// everything before it.
-    pub(super) fn fan_out(
-        &mut self,
-        slot: Slot,
-        conversation: ConversationId,
-        audience: Audience<'_>,
-    ) -> (u64, Vec<RecipientRow>) {
-        let Some(owned) = self.slots.get_mut(&slot) else { return (0, Vec::new()) };
-        let Some(place) = owned.conversations.get_mut(&conversation) else { return (0, Vec::new()) };
-        self.transaction.fence(slot, owned.epoch);
-        place.given.order += 1;
-        let (order, before) = (place.given.order, place.given.all);
-        if matches!(audience, Audience::Members(_)) {
-            place.given.all = order;
-        }
-        let id = place.row.id.clone();
-        let users = passages(&place.row, audience, order);
-        let mut needed = Vec::with_capacity(users.len());
-        for (user, entered, passage) in users {
-            let waiting = owned.chains.get(&(user, conversation)).map_or(0, Chain::last);
-            let before = if before >= entered { before } else { 0 };
-            needed.push((RecipientRow { user, position: None, entered, passage }, before.max(waiting)));
-        }
-        let mut recipients = Vec::with_capacity(needed.len());
-        for (mut recipient, before) in needed {
-            recipient.position = self.try_direct(slot, recipient.user, conversation, before, order);
-            if let Some(position) = recipient.position {
-                self.list(recipient.user, (conversation, &id), recipient.passage, (order, position));
-            }
-            recipients.push(recipient);
-        }
-        (order, recipients)
-    }
-
-    /// Notes the effect of an entry on the lists of its user.
-    fn list(
-        &mut self,
-        user: UserId,
-        (conversation, id): (ConversationId, &Arc<str>),
-        passage: Passage,
-        (order, position): (u64, u64),
-    ) {
-        let since = match passage {
-            Passage::Stays => return,
-            Passage::Relates(other, relation) => {
-                return self.list_relation(user, (conversation, id), (other, relation), order);
-            }
-            Passage::Enters => Some(position),
-            Passage::Leaves => None,
-        };
-        self.listed.insert((user, conversation), (id.clone(), since));
-    }
-
-    /// Gives a message or event a position in the stream of a user, if the stream is here and has everything before it.
-    fn try_direct(
-        &mut self,
-        from: Slot,
-        user: UserId,
-        conversation: ConversationId,
-        before: u64,
-        order: u64,
-    ) -> Option<u64> {
-        let slot = slot_of(user.number());
-        let owned = self.slots.get_mut(&slot).filter(|owned| owned.is_ready)?;
-        let known = owned.users.get_mut(&user)?;
-        let is_here = self.layout.cell(slot) == self.layout.cell(from);
-        if !is_here || known.arrived(conversation) < before {
-            return None;
-        }
-        self.transaction.fence(slot, owned.epoch);
-        Some(known.place(conversation, order))
-    }
-
     fn log_in(&mut self, slot: Slot, ticket: Ticket, uid: &Arc<str>, device: &Arc<str>, platform: u32) {
         let user = self.user_of(slot, uid);
         let Some(owned) = self.slots.get_mut(&slot) else { return };
@@ -533,30 +448,6 @@ impl<'a> Build<'a> {
                 self.ignored += 1;
                 self.done.push(Done::Confirm(from, conversation, user, known.arrived(conversation)));
             }
-        }
-    }
-}
-
-/// Users of an audience, with the order from which on each is sent everything, and the effect on each.
-fn passages(row: &ConversationRow, audience: Audience<'_>, order: u64) -> Vec<(UserId, u64, Passage)> {
-    let passage = |entered: u64| if entered == order { Passage::Enters } else { Passage::Stays };
-    match audience {
-        Audience::Members(gone) => {
-            let members = row.members.iter().map(|it| (it.member.user, it.entered, passage(it.entered)));
-            let gone = gone.iter().map(|(user, entered)| (*user, *entered, Passage::Leaves));
-            members.chain(gone).collect()
-        }
-        Audience::Some(users) => {
-            let entered = |user: &UserId| row.member(*user).map_or(1, |it| it.entered);
-            users.iter().map(|user| (*user, entered(user), passage(entered(user)))).collect()
-        }
-        Audience::Related(users) => {
-            let members = row.members.iter().filter(|it| users.contains(&it.member.user));
-            let other = |user| row.members.iter().map(|it| it.member.user).find(|other| *other != user);
-            let passage = |it: &Membership| {
-                other(it.member.user).map_or(Passage::Stays, |other| Passage::Relates(other, it.relation))
-            };
-            members.map(|it| (it.member.user, it.entered, passage(it))).collect()
         }
     }
 }

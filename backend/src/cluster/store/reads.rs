@@ -5,65 +5,25 @@
 
 use super::listing::ListRead;
 use super::ownership::Pending;
-use super::questions::Asking;
+use super::prefetch::Whose;
 use super::{CellId, ClusterStore, Op};
 use crate::cluster::cell::{CellRequest, Content, EVENTS_MAX, EntryRow, Load, Loaded, slot_of};
-use crate::im::names;
 use crate::im::store::{
-    Completion, ConversationId, Entry, Need, Page, PageLimits, ReadSet, Recipient, Refusal, StreamPage,
-    Ticket, UserId,
+    Completion, ConversationId, Entry, Page, PageLimits, Recipient, Refusal, StreamPage, Ticket, UserId,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Reads that are under way in several parts.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     /// Parts of prefetches that are missing.
-    facts: HashMap<Ticket, usize>,
+    pub(super) facts: HashMap<Ticket, usize>,
     streams: HashMap<Ticket, StreamRead>,
     pub(super) listings: HashMap<Ticket, ListRead>,
     profiles: HashMap<Ticket, ProfileRead>,
-}
-
-/// Members that a read of a conversation has to bring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    Nobody,
-    One(UserId),
-    All,
-}
-
-impl Whose {
-    fn of(user: Option<UserId>) -> Self {
-        user.map_or(Self::Nobody, Self::One)
-    }
-}
-
-/// Reads of a prefetch, by cell.
-#[derive(Debug, Default)]
-struct Loads {
-    /// Names of users.
-    contacts: BTreeMap<CellId, BTreeSet<Arc<str>>>,
-    /// Ids of conversations of two users.
-    pairs: BTreeMap<CellId, BTreeSet<Arc<str>>>,
-    others: BTreeMap<CellId, Vec<Load>>,
-}
-
-impl Loads {
-    /// Returns the reads, with one for all names of a kind.
-    fn by_cell(self) -> BTreeMap<CellId, Vec<Load>> {
-        let Self { contacts, pairs, mut others } = self;
-        for (cell, uids) in contacts {
-            others.entry(cell).or_default().push(Load::Contacts(uids.into_iter().collect()));
-        }
-        for (cell, ids) in pairs {
-            others.entry(cell).or_default().push(Load::Pairs(ids.into_iter().collect()));
-        }
-        others
-    }
 }
 
 /// A read of a stream.
@@ -137,129 +97,6 @@ impl Reading<'_> {
         let versions = versions.filter(concerned).collect();
         let pending = Pending::Ops(slot, versions, needs.clone());
         self.store.ask(self.store.layout.cell(slot), CellRequest::Load(needs), pending);
-    }
-
-    /// Plans the reads of a prefetch. True: all facts are known.
-    pub(super) fn prefetch_facts(&mut self, ticket: Ticket, set: &ReadSet) -> bool {
-        let (mut loads, mut new) = (Loads::default(), Vec::new());
-        for need in &set.0 {
-            if let Need::NewUser(uid) = need {
-                if self.store.known.user(uid).is_none() {
-                    new.push(uid.as_str().into());
-                }
-            } else if let Some((slot, load)) = self.load_of(need) {
-                loads.others.entry(self.store.layout.cell(slot)).or_default().push(load);
-            } else {
-                self.add_contacts(need, &mut loads);
-            }
-        }
-        let by_cell = loads.by_cell();
-        if by_cell.is_empty() && new.is_empty() {
-            return true;
-        }
-        self.store.reads.facts.insert(ticket, by_cell.len() + new.len());
-        for (cell, loads) in by_cell {
-            self.store.ask(cell, CellRequest::Load(loads.clone()), Pending::Facts(ticket, loads));
-        }
-        new.into_iter().for_each(|uid| Asking { store: self.store }.make_user(ticket, uid));
-        false
-    }
-
-    /// The read that a need takes. `None`: it is known, or every user's is the same.
-    fn load_of(&mut self, need: &Need) -> Option<(Slot, Load)> {
-        let known = &self.store.known;
-        match need {
-            Need::User(uid) | Need::NewUser(uid) => {
-                let is_known = known.user(uid).is_some();
-                (!is_known).then(|| (Slot::of(uid), Load::Name(uid.as_str().into())))
-            }
-            Need::Named(id, user) => self.load_of_named(id, Whose::of(*user)),
-            Need::NamedMembers(id) => self.load_of_named(id, Whose::All),
-            Need::Conversation(conversation, user) => self.load_of_number(*conversation, Whose::of(*user)),
-            Need::Members(conversation) => self.load_of_number(*conversation, Whose::All),
-            Need::Relations(user) => Some((slot_of(user.number()), Load::Relations(*user))),
-            Need::Contact(..)
-            | Need::Presence(..)
-            | Need::Relation(..)
-            | Need::Relating(..)
-            | Need::Devices(_)
-            | Need::Settings(_) => None,
-        }
-    }
-
-    /// Adds the reads of a need that is about two users.
-    fn add_contacts(&self, need: &Need, loads: &mut Loads) {
-        let known = &self.store.known;
-        let layout = self.store.layout;
-        let cell = |name: &str| layout.cell(Slot::of(name));
-        let name_of = |user: &UserId| known.uid(*user).cloned();
-        let (first, second): (Arc<str>, _) = match need {
-            Need::Contact(uid, user) | Need::Presence(uid, user) | Need::Relating(uid, user) => {
-                (uid.as_str().into(), name_of(user))
-            }
-            Need::Relation(user, other) => match name_of(user) {
-                Some(uid) => (uid, name_of(other)),
-                None => return,
-            },
-            _ => return,
-        };
-        let Some(second) = second else { return };
-        if matches!(need, Need::Relating(..)) {
-            for uid in [first, second] {
-                loads.others.entry(cell(&uid)).or_default().push(Load::RelationCounts(uid));
-            }
-            return;
-        }
-        if known.user(&first).is_none() {
-            loads.contacts.entry(cell(&first)).or_default().insert(first.clone());
-        }
-        if first != second {
-            let mut id = String::new();
-            names::write_one_to_one(&mut id, &first, &second);
-            loads.pairs.entry(cell(&id)).or_default().insert(id.into());
-        }
-    }
-
-    /// Returns the read of a conversation. `None`: what it has to bring is known.
-    fn load_of_named(&mut self, id: &str, of: Whose) -> Option<(Slot, Load)> {
-        let slot = Slot::of(id);
-        let owned = self.store.slots.get(&slot).filter(|owned| owned.is_ready);
-        match owned.and_then(|owned| owned.ids.get(id).copied()) {
-            Some(Some(conversation)) => self.load_of_number(conversation, of),
-            Some(None) => None,
-            None => {
-                let head = self.store.known.conversation(id).and_then(|of| self.store.known.head(of));
-                let is_known = of == Whose::Nobody && head.is_some_and(|head| !head.is_stale);
-                (!is_known).then(|| (slot, Load::Conversation(id.into())))
-            }
-        }
-    }
-
-    fn load_of_number(&mut self, conversation: ConversationId, of: Whose) -> Option<(Slot, Load)> {
-        let slot = slot_of(conversation.number());
-        let ClusterStore { slots, known, .. } = &mut *self.store;
-        let owned = slots.get(&slot).filter(|owned| owned.is_ready);
-        if let Some(place) = owned.and_then(|owned| owned.conversations.get(&conversation)) {
-            // The memory of the owner is never older than the cell.
-            match of {
-                Whose::Nobody => known.learn_one(&place.row, place.stored.seq, None),
-                Whose::One(user) => known.learn_one(&place.row, place.stored.seq, Some(user)),
-                Whose::All => known.learn(&place.row, place.stored.seq),
-            }
-            return None;
-        }
-        let is_known = of == Whose::Nobody && known.head(conversation).is_some_and(|head| !head.is_stale);
-        (!is_known).then_some((slot, Load::ConversationNumber(conversation)))
-    }
-
-    /// Counts a part of a prefetch that is done.
-    pub(super) fn on_part(&mut self, ticket: Ticket) {
-        let missing = self.store.reads.facts.entry(ticket).or_default();
-        *missing = missing.saturating_sub(1);
-        if *missing == 0 {
-            self.store.reads.facts.remove(&ticket);
-            self.store.done.push_back((ticket, Completion::Prefetched));
-        }
     }
 
     /// Reads a stream of a user whose slot is this node's.
@@ -370,10 +207,7 @@ impl Reading<'_> {
     pub(super) fn on_loaded(&mut self, pending: Pending, loaded: Vec<Loaded>) {
         match pending {
             Pending::Ops(slot, versions, loads) => self.on_ops_loaded(slot, &versions, &loads, &loaded),
-            Pending::Facts(ticket, _) => {
-                loaded.into_iter().for_each(|loaded| self.learn_facts(loaded));
-                self.on_part(ticket);
-            }
+            Pending::Facts(ticket, _) => self.on_facts(ticket, loaded),
             Pending::Profiles(ticket, _) => self.on_profiles(ticket, loaded),
             Pending::Listing(ticket, _) => self.on_listing(ticket, loaded),
             Pending::Listed(ticket, _) => self.on_listed(ticket, loaded),
@@ -419,25 +253,6 @@ impl Reading<'_> {
                 self.store.arrived.grown.push(Recipient { user, position: known.end });
                 self.store.known.learn_user(user, &known.uid.clone());
             }
-        }
-    }
-
-    fn learn_facts(&mut self, loaded: Loaded) {
-        match loaded {
-            Loaded::Name(uid, Some(user)) => self.store.known.learn_user(user, &uid),
-            Loaded::Contacts(contacts) => {
-                contacts.iter().for_each(|(uid, user)| self.store.known.learn_user(*user, uid));
-            }
-            Loaded::Pairs(pairs) => {
-                pairs.into_iter().for_each(|(id, pair)| self.store.known.learn_pair(id, pair));
-            }
-            Loaded::Relations(user, all) => self.store.known.learn_relations(user, all),
-            Loaded::RelationCounts(Some((user, counts))) => self.store.known.learn_counts(user, counts),
-            Loaded::Conversation(Some(state)) => self.store.known.learn(&state.0, state.1.seq),
-            Loaded::Bodies(_, heads) => {
-                heads.iter().for_each(|(row, ends)| self.store.known.learn(row, ends.seq));
-            }
-            _ => {}
         }
     }
 

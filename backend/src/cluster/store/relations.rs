@@ -4,8 +4,9 @@
 //! order of the conversation, and tells her. Her list of relations changes with that entry of her stream. A SEND of bob that
 //! gets a later order is refused.
 
+use super::fanout::Audience;
 use super::groups::Telling;
-use super::ops::{Audience, Build, open_pair};
+use super::ops::{Build, open_pair};
 use super::questions::{Answered, Kind, Question};
 use super::slot::Conversation;
 use super::{Asker, Limits};
