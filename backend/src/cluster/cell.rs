@@ -8,7 +8,7 @@
 pub use super::rows::*;
 
 use crate::im::store::rules::relations::{Both, Counts};
-use crate::im::store::{ConversationId, Member, Relation, UserId};
+use crate::im::store::{ConversationId, Member, Relation, UserId, WhoMayAdd};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::slots::{NodeId, Owner, Slot};
@@ -175,6 +175,12 @@ pub enum Load {
     Relations(UserId),
     /// Numbers of relations of a user, by name.
     RelationCounts(Arc<str>),
+    /// Settings of a user, and the list of invitations.
+    Settings(UserId),
+    /// Those of these groups to which a user is invited.
+    InvitedTo(UserId, Vec<ConversationId>),
+    /// Those of these users who are invited to a group.
+    Invited(ConversationId, Vec<UserId>),
 }
 
 /// The answer to one [`Load`].
@@ -200,14 +206,20 @@ pub enum Loaded {
     Profiles(Vec<(Arc<str>, Bytes)>),
     /// Conversations that are there, and that the user is in.
     Listed(Vec<ListedState>),
-    /// Users who are known, with their names.
-    Contacts(Vec<(Arc<str>, UserId)>),
+    /// Users who are known, with their names, and who may make them members of groups.
+    Contacts(Vec<(Arc<str>, UserId, WhoMayAdd)>),
     /// Relations of two users to each other, one list for each id; of who makes nothing of the other one, none.
     Pairs(Vec<(Arc<str>, Vec<OwnRelation>)>),
     /// Relations of a user to others, with their names, in the order of their numbers.
     Relations(UserId, Vec<(UserId, Arc<str>, Relation)>),
     /// Numbers of relations. `None`: nobody has this name.
     RelationCounts(Option<(UserId, Counts)>),
+    /// Settings of a user, and the newest [`INVITATIONS_MAX`] of the user's list, oldest first.
+    Settings(UserId, WhoMayAdd, Vec<ConversationId>),
+    /// Groups that are there and to which the user is invited, in the order of the question.
+    InvitedTo(UserId, Vec<(ConversationId, Arc<str>)>),
+    /// Users who are invited, in the order of their numbers.
+    Invited(Vec<UserId>),
 }
 
 /// A user, and what the user makes of another one.

@@ -4,7 +4,7 @@
 //! member a [`RecipientRow`]. Members whose slots are elsewhere get a [`Deliver`].
 
 use crate::im::store::{
-    ConversationId, DeviceNumber, Friendship, GroupSettings, Member, Origin, Relation, UserId,
+    ConversationId, DeviceNumber, Friendship, GroupSettings, Member, Origin, Relation, UserId, WhoMayAdd,
 };
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
@@ -63,6 +63,8 @@ pub enum Passage {
     Leaves,
     /// The user makes this of another one from now on.
     Relates(UserId, Relation),
+    /// The user is invited to the group.
+    Invited,
 }
 
 /// A relation as one number: the friendship in two bits, and 4 for a block.
@@ -140,6 +142,14 @@ pub struct Transaction {
     pub listed: Vec<ListedRow>,
     /// Changes of users' lists of relations.
     pub related: Vec<RelatedRow>,
+    /// Settings of users, of each once.
+    pub settings: Vec<(UserId, WhoMayAdd)>,
+    /// Users who are invited to groups, and those who are not any more (false), each once.
+    pub invited: Vec<(ConversationId, UserId, bool)>,
+    /// Groups to which nobody is invited any more: those who were invited before the transaction are not.
+    pub uninvited: Vec<ConversationId>,
+    /// Invitations for users' lists.
+    pub invitations: Vec<InvitationRow>,
     /// Acks of devices.
     pub cursors: Vec<CursorRow>,
     /// Outbox rows that are not needed any more.
@@ -165,6 +175,10 @@ impl Transaction {
             parted: Vec::new(),
             listed: Vec::new(),
             related: Vec::new(),
+            settings: Vec::new(),
+            invited: Vec::new(),
+            uninvited: Vec::new(),
+            invitations: Vec::new(),
             arrivals: Vec::new(),
             cursors: Vec::new(),
             confirmed: Vec::new(),
@@ -175,6 +189,8 @@ impl Transaction {
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
             && self.profiles.is_empty()
+            && self.settings.is_empty()
+            && self.invited.is_empty()
             && self.devices.is_empty()
             && self.messages.is_empty()
             && self.events.is_empty()
@@ -385,6 +401,20 @@ pub struct RelatedRow {
     /// Relation of the user to the other one. The default: the list does not name the other one.
     pub relation: Relation,
 }
+
+/// An invitation in a user's list. It is written with the entry of the user's stream that has this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvitationRow {
+    /// The user.
+    pub user: UserId,
+    /// The group.
+    pub conversation: ConversationId,
+    /// Order of the event.
+    pub order: u64,
+}
+
+/// Invitations in a user's list; the oldest one makes room.
+pub const INVITATIONS_MAX: usize = 64;
 
 /// An ack of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]

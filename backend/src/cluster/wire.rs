@@ -134,7 +134,7 @@ struct DeliverBody {
     /// Number of an event in the log; 0: it is not there.
     #[prost(uint64, tag = "13")]
     event: u64,
-    /// 0: stays, 1: enters, 2: leaves, 3: relates.
+    /// 0: stays, 1: enters, 2: leaves, 3: relates, 4: is invited.
     #[prost(uint32, tag = "14")]
     passage: u32,
     /// The other user of a relation, and the relation as a number.
@@ -354,6 +354,7 @@ fn of_deliver(deliver: Deliver) -> DeliverBody {
         Passage::Enters => (1, 0, 0),
         Passage::Leaves => (2, 0, 0),
         Passage::Relates(other, relation) => (3, other.number(), relation_code(relation)),
+        Passage::Invited => (4, 0, 0),
     };
     DeliverBody {
         user: user.number(),
@@ -387,6 +388,7 @@ fn deliver_of(body: DeliverBody) -> Option<Deliver> {
         1 => Passage::Enters,
         2 => Passage::Leaves,
         3 => Passage::Relates(user_of(body.other)?, relation_of(body.relation)),
+        4 => Passage::Invited,
         _ => return None,
     };
     Some(Deliver {

@@ -125,6 +125,10 @@ columns!(Related {
     uid: &'a str,
     relation: i32,
 });
+columns!(Invitations { slot: i32, user: i64, conversation: i64, order: i64 });
+columns!(Invited { slot: i32, conversation: i64, user: i64, has_one: bool });
+columns!(Uninvited { slot: i32, conversation: i64 });
+columns!(Settings { slot: i32, user: i64, who_may_add: i32 });
 columns!(Acks { slot: i32, user: i64, device: i64, acked: i64, trimmed: i64 });
 columns!(Accounts { slot: i32, user: i64, uid: &'a str });
 columns!(Profiles { slot: i32, user: i64, body: &'a [u8] });
@@ -155,6 +159,7 @@ fn passage_columns(passage: Passage) -> (i32, Option<i64>, Option<i32>) {
         Passage::Stays => (0, None, None),
         Passage::Enters => (1, None, None),
         Passage::Leaves => (2, None, None),
+        Passage::Invited => (4, None, None),
         Passage::Relates(other, relation) => (3, Some(user_column(other)), Some(relation_column(relation))),
     }
 }
@@ -164,6 +169,7 @@ pub(super) fn passage(column: i32, other: Option<i64>, relation: Option<i32>) ->
     match (column, other, relation) {
         (1, ..) => Passage::Enters,
         (2, ..) => Passage::Leaves,
+        (4, ..) => Passage::Invited,
         (3, Some(other), Some(relation)) => {
             Passage::Relates(UserId::new(other.cast_unsigned()), relation_of_column(relation))
         }
@@ -418,6 +424,55 @@ impl<'a> Related<'a> {
             columns.other.push(user_column(row.other));
             columns.uid.push(&row.uid);
             columns.relation.push(relation_column(row.relation));
+        }
+        columns
+    }
+}
+
+impl Invitations<'_> {
+    pub(super) fn of(transaction: &Transaction) -> Self {
+        let mut columns = Self::default();
+        for row in &transaction.invitations {
+            columns.slot.push(slot_of_user(row.user));
+            columns.user.push(user_column(row.user));
+            columns.conversation.push(conversation_column(row.conversation));
+            columns.order.push(row.order.cast_signed());
+        }
+        columns
+    }
+}
+
+impl Invited<'_> {
+    pub(super) fn of(transaction: &Transaction) -> Self {
+        let mut columns = Self::default();
+        for (conversation, user, is_invited) in &transaction.invited {
+            columns.slot.push(slot_of_conversation(*conversation));
+            columns.conversation.push(conversation_column(*conversation));
+            columns.user.push(user_column(*user));
+            columns.has_one.push(*is_invited);
+        }
+        columns
+    }
+}
+
+impl Uninvited<'_> {
+    pub(super) fn of(transaction: &Transaction) -> Self {
+        let mut columns = Self::default();
+        for conversation in &transaction.uninvited {
+            columns.slot.push(slot_of_conversation(*conversation));
+            columns.conversation.push(conversation_column(*conversation));
+        }
+        columns
+    }
+}
+
+impl Settings<'_> {
+    pub(super) fn of(transaction: &Transaction) -> Self {
+        let mut columns = Self::default();
+        for (user, who_may_add) in &transaction.settings {
+            columns.slot.push(slot_of_user(*user));
+            columns.user.push(user_column(*user));
+            columns.who_may_add.push((*who_may_add).into());
         }
         columns
     }

@@ -1,8 +1,9 @@
 //! The one statement of a transaction: its parameters, and what it returns.
 
 use super::columns::{
-    Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Emptied, Events, Groups, Listed, Members,
-    Messages, Parameters, Parted, Profiles, Recipients, Related,
+    Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Emptied, Events, Groups, Invitations,
+    Invited, Listed, Members, Messages, Parameters, Parted, Profiles, Recipients, Related, Settings,
+    Uninvited,
 };
 use super::slot_column;
 use super::statements::COMMIT;
@@ -32,7 +33,9 @@ pub(super) async fn commit(
     let (listed, acks) = (Listed::of(transaction), Acks::of(transaction));
     let (accounts, devices) = (Accounts::of(transaction), Devices::of(transaction));
     let (confirmed, profiles) = (Confirmed::of(transaction), Profiles::of(transaction));
-    let related = Related::of(transaction);
+    let (related, invitations) = (Related::of(transaction), Invitations::of(transaction));
+    let (invited, uninvited) = (Invited::of(transaction), Uninvited::of(transaction));
+    let settings = Settings::of(transaction);
     let mut parameters: Parameters<'_> = vec![&slots, &epochs, &node];
     messages.add_to(&mut parameters);
     emptied.add_to(&mut parameters);
@@ -51,6 +54,10 @@ pub(super) async fn commit(
     parameters.push(&last_id);
     profiles.add_to(&mut parameters);
     related.add_to(&mut parameters);
+    invitations.add_to(&mut parameters);
+    invited.add_to(&mut parameters);
+    uninvited.add_to(&mut parameters);
+    settings.add_to(&mut parameters);
     let rows = client.query(statement, &parameters).await?;
     let mut applied = Applied::default();
     for row in rows {

@@ -39,6 +39,10 @@ pub(super) struct Loads {
     pairs: Statement,
     relations: Statement,
     relation_counts: Statement,
+    settings: Statement,
+    invitations: Statement,
+    invited_to: Statement,
+    invited: Statement,
 }
 
 impl Loads {
@@ -63,6 +67,10 @@ impl Loads {
             pairs: client.prepare(statements::PAIRS).await?,
             relations: client.prepare(statements::RELATIONS).await?,
             relation_counts: client.prepare(statements::RELATION_COUNTS).await?,
+            settings: client.prepare(statements::SETTINGS).await?,
+            invitations: client.prepare(statements::INVITATIONS).await?,
+            invited_to: client.prepare(statements::INVITED_TO).await?,
+            invited: client.prepare(statements::INVITED).await?,
         })
     }
 
@@ -140,9 +148,7 @@ impl Reader<'_> {
             }
             Load::Listing(user, after, limit) => self.listing(*user, after, *limit).await?,
             Load::Listed(user, conversations) => self.listed(*user, conversations).await?,
-            Load::Contacts(_) | Load::Pairs(_) | Load::Relations(_) | Load::RelationCounts(_) => {
-                self.people(load).await?
-            }
+            load => self.people(load).await?,
         })
     }
 

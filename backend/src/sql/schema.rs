@@ -5,11 +5,11 @@
 //! foreign keys (a slot's rows are written by its owner alone).
 
 /// Version of the tables that this build writes.
-pub(super) const VERSION: i32 = 2;
+pub(super) const VERSION: i32 = 3;
 
 /// Steps from each version to the next: step `n` makes version `n + 1`. A step only adds; a node of the version before goes on
 /// with the new tables.
-pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2];
+pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3];
 
 const STEP_1: &str = "
 create table moorline_cell (
@@ -130,4 +130,19 @@ create table relation (
     uid text collate \"C\" not null,
     relation int4 not null,
     primary key (slot, usr, other)) with (fillfactor = 80);
+";
+
+/// Settings of users; invitations, of the group and in the lists of users.
+const STEP_3: &str = "
+create table setting (
+    slot int4, usr int8,
+    who_may_add int4 not null,
+    primary key (slot, usr));
+create table invited (
+    slot int4, conv int8, usr int8,
+    primary key (slot, conv, usr));
+create table invitation (
+    slot int4, usr int8, conv int8,
+    pos int8 not null,
+    primary key (slot, usr, conv));
 ";

@@ -188,6 +188,36 @@ new_relation as (
     on conflict (slot, usr, other) do update set relation = excluded.relation),
 old_relation as (
     delete from relation n using related r where r.relation = 0 and n.slot = r.slot and n.usr = r.usr and n.other = r.other),
+invitation_new as materialized (
+    select r.slot, r.usr, r.conv, max(a.pos) as pos
+    from unnest($116::int4[], $117::int8[], $118::int8[], $119::int8[]) r (slot, usr, conv, ord)
+    join arrival a on a.slot = r.slot and a.usr = r.usr and a.conv = r.conv and a.ord = r.ord
+    group by r.slot, r.usr, r.conv),
+new_invitation as (
+    insert into invitation (slot, usr, conv, pos) select slot, usr, conv, pos from invitation_new
+    on conflict (slot, usr, conv) do update set pos = excluded.pos),
+old_invitation as (
+    delete from invitation i using (select distinct slot, usr from invitation_new) n
+    where i.slot = n.slot and i.usr = n.usr
+        and i.pos < (select min(t.pos) from (
+            select x.pos from invitation x where x.slot = n.slot and x.usr = n.usr order by x.pos desc limit 63) t)
+        and not exists (select from invitation_new k where k.slot = i.slot and k.usr = i.usr and k.conv = i.conv)),
+invited_now as materialized (
+    select * from unnest($120::int4[], $121::int8[], $122::int8[], $123::bool[]) v (slot, conv, usr, is_invited)
+    where slot in (select slot from fence)),
+new_invited as (
+    insert into invited (slot, conv, usr) select slot, conv, usr from invited_now where is_invited on conflict do nothing),
+old_invited as (
+    delete from invited v using (
+        select slot, conv, usr from invited_now where not is_invited
+        union all
+        select slot, conv, null::int8 from unnest($124::int4[], $125::int8[]) u (slot, conv) where slot in (select slot from fence)) o
+    where v.slot = o.slot and v.conv = o.conv and (o.usr is null or v.usr = o.usr)),
+new_setting as (
+    insert into setting (slot, usr, who_may_add)
+    select * from unnest($126::int4[], $127::int8[], $128::int4[]) s (slot, usr, who_may_add)
+    where s.slot in (select slot from fence)
+    on conflict (slot, usr) do update set who_may_add = excluded.who_may_add),
 listed as materialized (
     select * from unnest($82::int4[], $83::int8[], $84::int8[], $85::text[], $86::int8[])
         l (slot, usr, conv, id, since)
@@ -195,6 +225,10 @@ listed as materialized (
 new_listing as (
     insert into listing (slot, usr, conv, id, since) select slot, usr, conv, id, since from listed where since is not null
     on conflict (slot, usr, conv) do update set since = excluded.since),
+joined as (
+    delete from invitation i using listed l where l.since is not null
+        and i.slot = l.slot and i.usr = l.usr and i.conv = l.conv
+        and not exists (select from invitation_new k where k.slot = i.slot and k.usr = i.usr and k.conv = i.conv)),
 old_listing as (
     delete from listing g using listed l where l.since is null and g.slot = l.slot and g.usr = l.usr and g.conv = l.conv),
 ack as materialized (
@@ -318,8 +352,8 @@ cross join lateral (
 order by w.n";
 /// Users by name. Parameters: slots, uids.
 pub(super) const CONTACTS: &str = "
-select a.uid, a.usr from unnest($1::int4[], $2::text[]) with ordinality w (slot, uid, n)
-join account a on a.slot = w.slot and a.uid = w.uid order by w.n";
+select a.uid, a.usr, coalesce(s.who_may_add, 0) from unnest($1::int4[], $2::text[]) with ordinality w (slot, uid, n)
+join account a on a.slot = w.slot and a.uid = w.uid left join setting s on s.slot = a.slot and s.usr = a.usr order by w.n";
 /// Relations of the users of conversations of two to each other. Parameters: slots, ids.
 pub(super) const PAIRS: &str = "
 select w.n, m.usr, m.relation from unnest($1::int4[], $2::text[]) with ordinality w (slot, id, n)
@@ -334,3 +368,16 @@ select a.usr, count(*) filter (where r.relation & 3 in (1, 3)), count(*) filter 
     count(*) filter (where r.relation & 4 <> 0)
 from account a left join relation r on r.slot = a.slot and r.usr = a.usr
 where a.slot = $1 and a.uid = $2 group by a.usr";
+/// Settings of a user. Parameters: slot, user.
+pub(super) const SETTINGS: &str = "select who_may_add from setting where slot = $1 and usr = $2";
+/// The list of a user's invitations, newest first. Parameters: slot, user, limit.
+pub(super) const INVITATIONS: &str = "
+select conv from invitation where slot = $1 and usr = $2 order by pos desc limit $3";
+/// Groups to which a user is invited. Parameters: slots, groups, user.
+pub(super) const INVITED_TO: &str = "
+select c.conv, c.id from unnest($1::int4[], $2::int8[]) with ordinality w (slot, conv, n)
+join conv c on c.slot = w.slot and c.conv = w.conv and not c.is_dissolved
+join invited v on v.slot = c.slot and v.conv = c.conv and v.usr = $3 order by w.n";
+/// Users who are invited to a group. Parameters: slot, group, users.
+pub(super) const INVITED: &str =
+    "select usr from invited where slot = $1 and conv = $2 and usr = any($3) order by usr";

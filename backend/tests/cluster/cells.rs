@@ -8,16 +8,16 @@ mod loads;
 use bytes::Bytes;
 use moorline_backend::cluster::cell::{
     Applied, ArrivalRow, CellReply, CellRequest, Content, ConversationRow, Deliver, DeviceRow, EVENTS_MAX,
-    Ends, EntryRow, EventRow, Known, Life, MessageRow, Passage, RecipientRow, RelatedRow, SlotHead,
-    Transaction, counter_of, slot_of,
+    Ends, EntryRow, EventRow, InvitationRow, Known, Life, MessageRow, Passage, RecipientRow, RelatedRow,
+    SlotHead, Transaction, counter_of, slot_of,
 };
 use moorline_backend::cluster::lease::LEASE;
-use moorline_backend::im::store::{ConversationId, Origin, Relation, UserId};
+use moorline_backend::im::store::{ConversationId, Origin, Relation, UserId, WhoMayAdd};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::decode;
 use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A user.
@@ -32,6 +32,9 @@ pub(crate) struct UserTable {
     arrived: BTreeMap<ConversationId, u64>,
     /// Conversations of the user's list: id, and position at which the membership began.
     pub(crate) listing: BTreeMap<ConversationId, (Arc<str>, u64)>,
+    who_may_add: WhoMayAdd,
+    /// List of invitations: position of each.
+    pub(crate) invitations: BTreeMap<ConversationId, u64>,
     /// Relations to others, with their names.
     pub(crate) relations: BTreeMap<UserId, (Arc<str>, Relation)>,
     /// Everything that was ever put into the stream: conversation, order, position.
@@ -46,6 +49,8 @@ pub(crate) struct ConversationTable {
     pub(crate) row: ConversationRow,
     pub(crate) messages: BTreeMap<u64, MessageRow>,
     ends: Ends,
+    /// Users who may join by invitation.
+    pub(crate) invited: BTreeSet<UserId>,
     events: BTreeMap<u64, EventRow>,
     /// Everything that was ever told, by order: the event's body if it was one, and the receivers.
     pub(crate) told: BTreeMap<u64, Told>,
@@ -138,12 +143,22 @@ impl Cells {
         self.users.insert(user, UserTable::new(uid));
     }
 
+    /// Lets only friends make a user a member of groups.
+    pub(crate) fn seed_friends_only(&mut self, user: UserId) {
+        self.users.get_mut(&user).expect("a user").who_may_add = WhoMayAdd::AddFriends;
+    }
+
+    /// Rule of a user.
+    pub(crate) fn who_may_add(&self, uid: &str) -> WhoMayAdd {
+        self.uids.get(uid).map(|user| self.users[user].who_may_add).unwrap_or_default()
+    }
+
     /// Puts a conversation into the tables.
     pub(crate) fn seed(&mut self, row: ConversationRow) {
         self.ids.insert(row.id.clone(), row.conversation);
         let (messages, keys, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let (ends, told) = (Ends::default(), BTreeMap::new());
-        let table = ConversationTable { row, messages, ends, events, told, keys };
+        let (ends, told, invited) = (Ends::default(), BTreeMap::new(), BTreeSet::new());
+        let table = ConversationTable { row, messages, ends, invited, events, told, keys };
         self.conversations.insert(table.row.conversation, table);
     }
 
@@ -295,6 +310,9 @@ impl Cells {
         for (user, profile) in transaction.profiles.iter().filter(|(user, _)| is_ours(user.number())) {
             self.users.get_mut(user).expect("a user").profile = Some(profile.clone());
         }
+        for (user, who_may_add) in transaction.settings.iter().filter(|(user, _)| is_ours(user.number())) {
+            self.users.get_mut(user).expect("a user").who_may_add = *who_may_add;
+        }
         for row in transaction.conversations.iter().filter(|row| is_ours(row.conversation.number())) {
             assert!(!self.ids.contains_key(&row.id), "{} comes into being once", row.id);
             self.seed(row.clone());
@@ -344,11 +362,26 @@ impl Cells {
             let members = &mut self.conversations.get_mut(of).expect("a conversation").row.members;
             members.retain(|it| it.member.user != *user);
         }
+        for of in transaction.uninvited.iter().filter(|of| is_ours(of.number())) {
+            self.conversations.get_mut(of).expect("a conversation").invited.clear();
+        }
+        for (of, user, is_invited) in transaction.invited.iter().filter(|(of, ..)| is_ours(of.number())) {
+            let invited = &mut self.conversations.get_mut(of).expect("a conversation").invited;
+            if *is_invited {
+                invited.insert(*user);
+            } else {
+                invited.remove(user);
+            }
+        }
         for row in transaction.listed.iter().filter(|row| is_ours(row.user.number())) {
             let listing = &mut self.users.get_mut(&row.user).expect("a user").listing;
             match row.since {
                 Some(since) => _ = listing.insert(row.conversation, (row.id.clone(), since)),
                 None => _ = listing.remove(&row.conversation),
+            }
+            let is_row = |it: &InvitationRow| (it.user, it.conversation) == (row.user, row.conversation);
+            if row.since.is_some() && !transaction.invitations.iter().any(is_row) {
+                self.users.get_mut(&row.user).expect("a user").invitations.remove(&row.conversation);
             }
         }
     }
@@ -407,12 +440,16 @@ impl Cells {
         arriving.extend(arrivals.cloned());
         arriving.sort_by_key(|row: &ArrivalRow| row.position);
         for row in arriving {
-            let place = (row.user, row.conversation, row.order);
+            let (place, position) = ((row.user, row.conversation, row.order), row.position);
             let user = self.users.get_mut(&row.user).expect("a user");
             user.arrive(row);
             let related = transaction.related.iter();
             for row in related.filter(|row| (row.user, row.conversation, row.order) == place) {
                 user.relate(row);
+            }
+            let mut invitations = transaction.invitations.iter();
+            if invitations.any(|row| (row.user, row.conversation, row.order) == place) {
+                user.invitations.insert(place.1, position);
             }
         }
         known
@@ -509,6 +546,8 @@ impl UserTable {
             trimmed: 0,
             arrived: BTreeMap::new(),
             listing: BTreeMap::new(),
+            who_may_add: WhoMayAdd::default(),
+            invitations: BTreeMap::new(),
             relations: BTreeMap::new(),
             history: Vec::new(),
             known_at: BTreeMap::new(),

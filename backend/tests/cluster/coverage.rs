@@ -143,6 +143,14 @@ coverage! {
     messages_of_friends;
     /// Read marks that the other user was not told.
     marks_untold;
+    /// Settings of users set.
+    settings;
+    /// Users who were invited to groups.
+    invited;
+    /// Users who joined by invitation, where it takes one.
+    joined_by_invitation;
+    /// Lists of invitations with something in them.
+    invitations_listed;
     /// Events that devices received.
     event_pushes;
     /// Events that devices had before.

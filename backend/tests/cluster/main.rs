@@ -8,6 +8,7 @@ mod cells;
 mod conformance;
 mod coverage;
 mod gateway;
+mod invitations;
 mod mirror;
 mod oracle;
 #[path = "../postgres/mod.rs"]

@@ -72,6 +72,13 @@ impl Mirror {
         self.sql(slot, &format!("insert into account values ({place}, {number}, '{uid}', 0, 0)"));
     }
 
+    /// Does what [`crate::cells::Cells::seed_friends_only`] does.
+    pub(crate) fn seed_friends_only(&mut self, user: UserId) {
+        let slot = slot_of(user.number());
+        let (place, number) = (slot.number(), user.number());
+        self.sql(slot, &format!("insert into setting values ({place}, {number}, 2)"));
+    }
+
     /// Does what [`crate::cells::Cells::seed`] does.
     pub(crate) fn seed(&mut self, row: &ConversationRow) {
         let slot = slot_of(row.conversation.number());

@@ -50,6 +50,7 @@ impl World {
         self.check_streams();
         self.check_groups();
         self.check_relations();
+        self.check_invitations();
         self.check_lists();
         self.check_profiles();
         self.check_devices(&numbers);

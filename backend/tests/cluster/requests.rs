@@ -3,7 +3,7 @@
 
 use crate::cells::ConversationTable;
 use crate::gateway::{Gateway, ToNode};
-use crate::world::{CHAOS_MS, GROUP, World};
+use crate::world::{CHAOS_MS, GROUP, PRIVATE, World};
 use bytes::Bytes;
 use moorline_backend::im::store::{ConversationId, UserId};
 use moorline_proto::message::client::{Code, Push, Req, Resp};
@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 /// A group that clients make, and make again when it has ended.
 pub(crate) const MADE: &str = "group:made";
 /// Requests of each device.
-const REQUESTS: u64 = 11;
+const REQUESTS: u64 = 12;
 /// Time after which a request without an answer is asked again, in milliseconds.
 const ANSWER_MS: u64 = 2500;
 
@@ -31,6 +31,8 @@ pub(crate) struct Requests {
     pub(crate) messages: Vec<(String, u64, u64)>,
     /// Name of the last profile that was set. `None`: none was.
     profile: Option<String>,
+    /// Rule that was set last. `None`: none was.
+    pub(crate) who_may_add: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,7 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
     let mut random_user = other;
     let (first, second) = (random_user(), random_user());
     let change = im::GroupChangeRequest { conversation: conversation.clone(), ..Default::default() };
-    match random.below(22) {
+    match random.below(24) {
         0 | 1 => ("im.group.join", encode(&im::GroupRequest { conversation, after: String::new() })),
         2 => ("im.group.leave", encode(&im::GroupRequest { conversation, after: String::new() })),
         3 => {
@@ -89,7 +91,8 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
         5 => ("im.group.change", encode(&im::GroupChangeRequest { remove: vec![first], ..change })),
         6 => {
             let (title, is_silent) = (format!("title {}", random.below(99)), random.one_in(8));
-            let settings = Some(im::GroupSettings { title, is_silent, ..Default::default() });
+            let by_invitation = random.one_in(2);
+            let settings = Some(im::GroupSettings { title, is_silent, by_invitation, ..Default::default() });
             ("im.group.change", encode(&im::GroupChangeRequest { settings, ..change }))
         }
         7 => {
@@ -129,6 +132,13 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
             let (change, text) = (change.into(), String::new());
             ("im.relation", encode(&im::RelationRequest { user: first, change, text }))
         }
+        // One device alone, as of profiles.
+        22 if device == 0 && format!("user{user}") != PRIVATE => {
+            let who_may_add = i32::try_from(random.below(3)).expect("small");
+            let settings = Some(im::UserSettings { who_may_add });
+            ("im.settings.set", encode(&im::SettingsSetRequest { settings }))
+        }
+        22 | 23 => ("im.settings.get", Bytes::new()),
         21 => ("im.relations", encode(&im::RelationsRequest::default())),
         // Which message is chosen when it is sent.
         11 | 12 => ("im.recall", Bytes::new()),
@@ -200,6 +210,18 @@ impl World {
                     }
                     "im.relation" => self.coverage.related += 1,
                     "im.relations" => self.coverage.relations_listed += u64::from(!is_empty),
+                    "im.settings.set" => {
+                        self.coverage.settings += 1;
+                        let set: im::SettingsSetRequest = decode(&payload).expect("a request");
+                        let rule = set.settings.map(|settings| settings.who_may_add);
+                        self.gateway.devices[device].requests.who_may_add = rule;
+                    }
+                    "im.settings.get" => {
+                        let got: im::SettingsGetResponse = decode(&resp.payload).expect("settings");
+                        self.coverage.invitations_listed += u64::from(!got.invitations.is_empty());
+                        let known = [GROUP, MADE];
+                        assert!(got.invitations.iter().all(|id| known.contains(&&**id)), "{got:?}");
+                    }
                     "im.profile.get" => self.coverage.profiles_read += u64::from(!is_empty),
                     _ => self.coverage.lists += u64::from(!is_empty),
                 }
@@ -228,6 +250,12 @@ impl World {
         self.coverage.event_pushes += 1;
         let is_new = self.gateway.devices[device].requests.events.insert(push.message_id);
         self.coverage.repeated_event_pushes += u64::from(!is_new);
+        if is_new && matches!(happened.what, Some(im::happened::What::Invited(_))) {
+            let join = im::GroupRequest { conversation: push.conversation.clone(), after: String::new() };
+            let waiting = &mut self.gateway.devices[device].requests.waiting;
+            waiting.push_front((self.now_ms, "im.group.join", encode(&join)));
+            waiting.push_front((self.now_ms, "im.settings.get", Bytes::new()));
+        }
         true
     }
 

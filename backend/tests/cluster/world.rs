@@ -34,6 +34,8 @@ const NODES: usize = 3;
 const TICK_MS: u64 = 100;
 /// Name of the group.
 pub(crate) const GROUP: &str = "group:tea";
+/// User whom only friends add to groups, all the time.
+pub(crate) const PRIVATE: &str = "user3";
 
 /// One node: a process that may end and begin again.
 pub(crate) struct Node {
@@ -165,6 +167,10 @@ impl World {
             let user = UserId::new(number_in(Slot::of(uid), 1));
             self.cells.seed_user(user, uid);
             self.mirror.iter_mut().for_each(|mirror| mirror.seed_user(user, uid));
+            if uid == PRIVATE {
+                self.cells.seed_friends_only(user);
+                self.mirror.iter_mut().for_each(|mirror| mirror.seed_friends_only(user));
+            }
             let role = if members.is_empty() { Role::Owner } else { Role::Member };
             let member = Member::new(user, role, 1);
             let relation = Relation::default();

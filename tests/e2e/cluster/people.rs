@@ -1,10 +1,16 @@
-//! Users and what they make of each other, over real nodes: relations.
+//! Users and what they make of each other, over real nodes: relations, settings, invitations.
 
 use super::{Cluster, Person, people, start, stored};
 use crate::sdk::connect;
 use crate::{PATIENCE, until};
-use moorline_proto::message::im::{Friendship, Relation, RelationChange};
-use moorline_sdk::core::Target;
+use bytes::Bytes;
+use moorline_proto::message::im::{
+    Friendship, GroupChangeRequest, GroupSettings, Relation, RelationChange, SettingsGetResponse,
+    SettingsSetRequest, UserSettings, WhoMayAdd,
+};
+use moorline_proto::message::{decode, encode};
+
+use moorline_sdk::core::{Repeat, Target};
 
 /// Changes what one person makes of another one.
 fn relate(by: &Person, other: &Person, change: RelationChange) -> Relation {
@@ -91,4 +97,64 @@ fn only_friends_write_where_the_operator_says_so() {
         let list = late.conversations(PATIENCE).expect("a list");
         list.iter().any(|it| it.id == "c2c:user0:user1").then_some(())
     });
+}
+
+#[test]
+fn whom_only_friends_may_add_is_invited_and_joins() {
+    let test = "whom_only_friends_may_add_is_invited_and_joins";
+    let Some(mut cluster) = start(test, 2, 1) else { return };
+    let people = people(&cluster);
+    let (owner, guests) = people.split_first().expect("six");
+    for guest in guests {
+        set_rule(guest, WhoMayAdd::AddFriends);
+    }
+    let uids: Vec<&str> = guests.iter().map(|guest| guest.uid.as_str()).collect();
+    let group = owner.devices[0].create_group("den", &uids, PATIENCE).expect("created");
+    let settings = GroupSettings { by_invitation: true, ..GroupSettings::default() };
+    let change =
+        GroupChangeRequest { conversation: group.clone(), settings: Some(settings), ..Default::default() };
+    owner.devices[0].change_group(&change, PATIENCE).expect("the owner");
+    assert_eq!(
+        owner.devices[0].members(&group, PATIENCE).expect("members"),
+        std::slice::from_ref(&owner.uid)
+    );
+    for guest in guests {
+        until("the invitation", || (invitations(guest) == [group.clone()]).then_some(()));
+    }
+    // What a node knew of it, another one reads.
+    let address = cluster.nodes.remove(&3).expect("it runs").kill();
+    cluster.until_owned(&[1, 2]);
+    cluster.start_node(3, &address.to_string());
+    cluster.until_owned(&[1, 2, 3]);
+    let (last, others) = guests.split_last().expect("five");
+    for guest in others {
+        guest.devices[0].join(&group, PATIENCE).expect("invited");
+        until("the end of the invitation", || invitations(guest).is_empty().then_some(()));
+    }
+    // Who declines needs another invitation.
+    last.devices[0].leave(&group, PATIENCE).expect("declined");
+    assert!(invitations(last).is_empty());
+    let refused = last.devices[0].join(&group, PATIENCE).expect_err("not invited any more").to_string();
+    assert!(refused.contains("you need an invitation"), "{refused}");
+    let again =
+        GroupChangeRequest { conversation: group.clone(), add: vec![last.uid.clone()], ..Default::default() };
+    owner.devices[0].change_group(&again, PATIENCE).expect("invited again");
+    until("the second invitation", || (invitations(last) == [group.clone()]).then_some(()));
+    last.devices[0].join(&group, PATIENCE).expect("invited");
+    set_rule(last, WhoMayAdd::AddDefault);
+    last.devices[0].leave(&group, PATIENCE).expect("left");
+    owner.devices[0].change_group(&again, PATIENCE).expect("added");
+    assert_eq!(owner.devices[0].members(&group, PATIENCE).expect("members").len(), people.len());
+}
+
+fn set_rule(person: &Person, who_may_add: WhoMayAdd) {
+    let request = SettingsSetRequest { settings: Some(UserSettings { who_may_add: who_may_add.into() }) };
+    let set = person.devices[0].request("im.settings.set", encode(&request), Repeat::UntilAnswered, PATIENCE);
+    set.expect("set");
+}
+
+/// Groups to which a person is invited.
+fn invitations(person: &Person) -> Vec<String> {
+    let got = person.devices[0].request("im.settings.get", Bytes::new(), Repeat::UntilAnswered, PATIENCE);
+    decode::<SettingsGetResponse>(&got.expect("settings")).expect("settings").invitations
 }

@@ -87,7 +87,7 @@ impl ClusterStore {
             (Asker::Here(place), Err(refusal)) => {
                 self.batches.set(place, Outcome::Appended(Err(refusal)));
             }
-            (Asker::Facts(_), _) => {} // no message
+            (Asker::Facts(_) | Asker::Nobody, _) => {} // no message
             (Asker::Peer(node, request), Ok((at, body, origin))) => {
                 let conversation = at.conversation;
                 self.known.learn_head(conversation, &at.id, at.is_group, at.known.seq, at.members);

@@ -14,8 +14,8 @@ use moorline_proto::slots::Slot;
 use std::collections::HashMap;
 
 impl ClusterStore {
-    /// Takes a write of a batch. What is not built is refused.
-    fn write(&mut self, place: Place, write: Write) {
+    /// Takes a write of a batch, and an invitation that follows it. What is not built is refused.
+    fn write(&mut self, place: Place, write: Write, invite: Option<Write>) {
         let outcome = match write {
             Write::Append(draft) => return self.append(place, draft, None),
             Write::Recall(Recall { draft, seq, message_id }) => {
@@ -34,9 +34,13 @@ impl ClusterStore {
             | Write::Read { .. }
             | Write::Clear { .. }
             | Write::Relate { .. }
-            | Write::SetProfile { .. }) => return Asking { store: self }.write_question(place, write),
+            | Write::Invite { .. }
+            | Write::SetSettings { .. }
+            | Write::SetProfile { .. }) => {
+                return Asking { store: self }.write_question(place, write, invite);
+            }
             Write::Sweep(_) => Outcome::Swept(Swept::default()),
-            Write::Confirm { .. } | Write::Invite { .. } => Outcome::Done(Ok(None)),
+            Write::Confirm { .. } => Outcome::Done(Ok(None)),
             _ => Outcome::Done(Err(Refusal::Denied)),
         };
         self.batches.set(place, outcome);
@@ -79,6 +83,15 @@ fn end_session(online: &mut HashMap<UserId, u32>, user: UserId) {
     }
 }
 
+/// True if an invitation follows a write that makes or changes its group.
+fn is_followed(write: &Write, next: &Write) -> bool {
+    let Write::Invite { by: inviting, .. } = next else { return false };
+    match write {
+        Write::CreateGroup { creator: by, .. } | Write::ChangeGroup { by, .. } => by == inviting,
+        _ => false,
+    }
+}
+
 impl Store for ClusterStore {
     fn prefetch(&mut self, ticket: Ticket, plan: impl FnOnce(&mut ReadSet)) -> bool {
         let mut set = ReadSet::default();
@@ -97,8 +110,15 @@ impl Store for ClusterStore {
                 self.last_id = self.last_id.max(batch.last_id);
                 self.now_ms = batch.now_ms;
                 self.batches.begin(ticket, batch.writes.len());
-                for (index, write) in batch.writes.into_iter().enumerate() {
-                    self.write(Place { ticket, index }, write);
+                let mut writes = batch.writes.into_iter().enumerate().peekable();
+                while let Some((index, write)) = writes.next() {
+                    // Both are done, or none.
+                    let invite = writes.next_if(|(_, next)| is_followed(&write, next));
+                    let after = invite.as_ref().map(|(index, _)| Place { ticket, index: *index });
+                    self.write(Place { ticket, index }, write, invite.map(|(_, invite)| invite));
+                    if let Some(place) = after {
+                        self.batches.set(place, Outcome::Done(Ok(None)));
+                    }
                 }
             }
             Command::Login(Login { uid, device, platform, .. }) => {
@@ -222,12 +242,12 @@ impl Facts for ClusterStore {
         self.known.relation(user, other)
     }
 
-    fn who_may_add(&self, _: UserId) -> WhoMayAdd {
-        WhoMayAdd::default()
+    fn who_may_add(&self, user: UserId) -> WhoMayAdd {
+        self.known.who_may_add(user)
     }
 
-    fn invitations(&self, _: UserId) -> Vec<ConversationId> {
-        Vec::new()
+    fn invitations(&self, user: UserId) -> Vec<ConversationId> {
+        self.known.invitations(user)
     }
 
     fn relations(&self, user: UserId) -> Vec<(UserId, Relation)> {

@@ -5,7 +5,7 @@
 
 use super::groups::Gone;
 use super::ops::Build;
-use crate::cluster::cell::{ConversationRow, Membership, Passage, RecipientRow, slot_of};
+use crate::cluster::cell::{ConversationRow, InvitationRow, Membership, Passage, RecipientRow, slot_of};
 use crate::cluster::chain::Chain;
 use crate::im::store::{ConversationId, UserId};
 use moorline_proto::slots::Slot;
@@ -20,6 +20,8 @@ pub(super) enum Audience<'a> {
     Some(&'a [UserId]),
     /// These members of a conversation of two, whose relations have changed.
     Related(&'a [UserId]),
+    /// These users, who are invited to a group.
+    Invited(&'a [UserId]),
 }
 
 impl Build<'_> {
@@ -68,6 +70,9 @@ impl Build<'_> {
     ) {
         let since = match passage {
             Passage::Stays => return,
+            Passage::Invited => {
+                return self.transaction.invitations.push(InvitationRow { user, conversation, order });
+            }
             Passage::Relates(other, relation) => {
                 return self.list_relation(user, (conversation, id), (other, relation), order);
             }
@@ -111,6 +116,7 @@ fn passages(row: &ConversationRow, audience: Audience<'_>, order: u64) -> Vec<(U
             let entered = |user: &UserId| row.member(*user).map_or(1, |it| it.entered);
             users.iter().map(|user| (*user, entered(user), passage(entered(user)))).collect()
         }
+        Audience::Invited(users) => users.iter().map(|user| (*user, order, Passage::Invited)).collect(),
         Audience::Related(users) => {
             let members = row.members.iter().filter(|it| users.contains(&it.member.user));
             let other = |user| row.members.iter().map(|it| it.member.user).find(|other| *other != user);

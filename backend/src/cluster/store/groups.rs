@@ -10,7 +10,9 @@ use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot, User};
 use super::{Asker, Limits};
 use crate::cluster::cell::{ConversationRow, Ends, EventRow, Load, Membership, number_in};
 use crate::im::store::rules::groups::{self, Effects, Group};
-use crate::im::store::{ConversationId, GroupSettings, Member, Origin, Refusal, Relation, UserId};
+use crate::im::store::{
+    ConversationId, GroupChange, GroupSettings, Member, Origin, Refusal, Relation, UserId,
+};
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
 use std::sync::Arc;
@@ -32,11 +34,15 @@ pub(super) struct Telling<'a> {
 }
 
 /// Limits of a change at the owner of the group. Relations belong to users: the node that asks has judged them.
-struct Judge(Limits);
+struct Judge {
+    limits: Limits,
+    /// The user who asks is invited to the group.
+    is_invited: bool,
+}
 
 impl groups::Limits for Judge {
     fn group_members_max(&self) -> usize {
-        self.0.group_members
+        self.limits.group_members
     }
 
     fn require_members(&self, _: usize) -> Result<(), Refusal> {
@@ -48,7 +54,7 @@ impl groups::Limits for Judge {
     }
 
     fn is_invited(&self, _: ConversationId, _: UserId) -> bool {
-        false
+        self.is_invited
     }
 }
 
@@ -80,16 +86,31 @@ impl Conversation {
 impl Build<'_> {
     /// Reads that a question has to wait for.
     pub(super) fn needs_of_question(&self, slot: Slot, owned: &OwnedSlot, question: &Question) -> Vec<Load> {
+        let mut needs = self.needs_of_place(slot, owned, question);
+        needs.extend(Self::need_of_invited(owned, question));
+        needs
+    }
+
+    /// Reads of the conversation or user of a question, and of users who are told.
+    fn needs_of_place(&self, slot: Slot, owned: &OwnedSlot, question: &Question) -> Vec<Load> {
         let of_users = |users: &Named| -> Vec<Load> {
             self.needs_of_users(slot, &users.iter().map(|(user, _)| *user).collect::<Vec<_>>())
         };
         let (conversation, users) = match question {
             Question::MakeUser { uid } if owned.uids.contains_key(uid) => return Vec::new(),
             Question::MakeUser { uid } => return vec![Load::User(uid.clone())],
-            Question::SetProfile { .. } => return Vec::new(),
-            Question::CreateGroup { id, .. } | Question::Relate { id, .. } if !owned.ids.contains_key(id) => {
+            Question::SetProfile { .. } | Question::SetSettings { .. } => return Vec::new(),
+            Question::Invite { first: Some(first), users, .. } => {
+                let mut needs = self.needs_of_place(slot, owned, first);
+                needs.extend(self.needs_of_users(slot, users));
+                return needs;
+            }
+            Question::CreateGroup { id, .. } | Question::Relate { id, .. } | Question::Invite { id, .. }
+                if !owned.ids.contains_key(id) =>
+            {
                 return vec![Load::Conversation(id.clone())];
             }
+            Question::Invite { users, .. } => return self.needs_of_users(slot, users),
             Question::CreateGroup { members, .. } => return of_users(members),
             Question::Relate { users, .. } => return of_users(users),
             Question::ChangeGroup { conversation, users, .. } => (conversation, &users[..]),
@@ -153,6 +174,20 @@ impl Build<'_> {
                 return self.create_group(slot, (id, *by), members, event, asker);
             }
             Question::Relate { .. } => return self.relate(slot, question, asker, tried),
+            Question::SetSettings { user, who_may_add } => {
+                self.transaction.fence(slot, owned.epoch);
+                self.transaction.settings.retain(|(known, _)| known != user);
+                self.transaction.settings.push((*user, *who_may_add));
+                return Ok(Some(Answered::Done));
+            }
+            Question::Invite { id, by, users, event, first } => {
+                let answered = match first {
+                    Some(first) => self.answer(slot, first, asker, tried)?,
+                    None => Some(Answered::Done),
+                };
+                self.invite(slot, id, *by, users, event);
+                return Ok(answered);
+            }
             Question::ChangeGroup { conversation, .. }
             | Question::Dissolve { conversation, .. }
             | Question::Read { conversation, .. }
@@ -178,8 +213,13 @@ impl Build<'_> {
         match question {
             Question::ChangeGroup { by, change, users, event, .. } => {
                 let members = place.members();
-                let effects = groups::change(&Judge(self.limits), &place.group(&members), *by, change)?;
+                let is_invited = owned.is_invited(conversation, by.0);
+                let judge = Judge { limits: self.limits, is_invited };
+                let effects = groups::change(&judge, &place.group(&members), *by, change)?;
                 if effects.is_empty() {
+                    if is_invited && *change == GroupChange::Leave {
+                        self.set_invited(slot, conversation, by.0, false);
+                    }
                     return Ok(Some(unchanged));
                 }
                 let gone = self.apply(slot, conversation, effects, users)?;
@@ -218,7 +258,9 @@ impl Build<'_> {
             }
             Question::MakeUser { .. }
             | Question::SetProfile { .. }
+            | Question::SetSettings { .. }
             | Question::CreateGroup { .. }
+            | Question::Invite { .. }
             | Question::Relate { .. } => {}
         }
         Ok(None)
@@ -287,7 +329,8 @@ impl Build<'_> {
         let (before, ends) =
             known.map_or((None, Ends::default()), |it| (Some(it.row.conversation), it.given));
         let members: Vec<_> = users.iter().map(|(user, _)| *user).collect();
-        let members = groups::create(&Judge(self.limits), by, &members, ends.seq + 1)?;
+        let judge = Judge { limits: self.limits, is_invited: false };
+        let members = groups::create(&judge, by, &members, ends.seq + 1)?;
         let entered = ends.order + 1;
         let members = members.into_iter().map(|member| membership(member, users, entered));
         let mut members: Vec<Membership> = members.collect::<Result<_, _>>()?;
@@ -333,8 +376,10 @@ impl Build<'_> {
         let Effects { added, removed, changed, settings } = effects;
         let entered = place.given.order + 1;
         let added = added.into_iter().map(|member| membership(member, users, entered));
+        let mut entering = Vec::new();
         for member in added.collect::<Result<Vec<_>, _>>()? {
             self.touched.insert((conversation, member.member.user));
+            entering.push(member.member.user);
             place.set_member(member);
         }
         let mut gone = Vec::with_capacity(removed.len());
@@ -359,6 +404,9 @@ impl Build<'_> {
         if place.row.members.is_empty() {
             (place.row.is_dissolved, place.row.settings) = (true, GroupSettings::default());
             self.changed.insert(conversation);
+            self.uninvite_all(slot, conversation);
+        } else {
+            entering.into_iter().for_each(|user| self.set_invited(slot, conversation, user, false));
         }
         Ok(gone)
     }

@@ -7,7 +7,7 @@ use super::questions::HeadRow;
 use crate::cluster::cell::{Content, ConversationRow, Deliver, Passage};
 use crate::im::names;
 use crate::im::store::rules::relations::{Both, Counts};
-use crate::im::store::{ConversationId, GroupSettings, Member, Relation, Role, UserId};
+use crate::im::store::{ConversationId, GroupSettings, Member, Relation, Role, UserId, WhoMayAdd};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
@@ -43,6 +43,10 @@ pub(super) struct KnownFacts {
     /// Relations of users, and their numbers.
     relations: HashMap<UserId, Vec<(UserId, Relation)>>,
     relation_counts: HashMap<UserId, Counts>,
+    /// Rules of users that are not the default.
+    who_may_add: HashMap<UserId, WhoMayAdd>,
+    /// Groups to which users are invited, oldest invitation first.
+    invitations: HashMap<UserId, Vec<ConversationId>>,
 }
 
 impl KnownFacts {
@@ -97,6 +101,33 @@ impl KnownFacts {
 
     pub(super) fn relation_counts(&self, user: UserId) -> Counts {
         self.relation_counts.get(&user).copied().unwrap_or_default()
+    }
+
+    pub(super) fn who_may_add(&self, user: UserId) -> WhoMayAdd {
+        self.who_may_add.get(&user).copied().unwrap_or_default()
+    }
+
+    pub(super) fn learn_who_may_add(&mut self, user: UserId, who_may_add: WhoMayAdd) {
+        if who_may_add == WhoMayAdd::default() {
+            self.who_may_add.remove(&user);
+        } else {
+            self.who_may_add.insert(user, who_may_add);
+        }
+    }
+
+    /// Returns the groups to which a user is invited, oldest invitation first.
+    pub(super) fn invitations(&self, user: UserId) -> Vec<ConversationId> {
+        self.invitations.get(&user).cloned().unwrap_or_default()
+    }
+
+    /// Takes the groups to which a user is invited, oldest invitation first, with their ids.
+    pub(super) fn learn_invitations(&mut self, user: UserId, groups: Vec<(ConversationId, Arc<str>)>) {
+        for (group, id) in &groups {
+            if !self.heads.contains_key(group) {
+                self.learn_head(*group, id, true, 0, 0);
+            }
+        }
+        self.invitations.insert(user, groups.into_iter().map(|(group, _)| group).collect());
     }
 
     /// Takes what two users make of each other.
@@ -184,7 +215,7 @@ impl KnownFacts {
     /// Takes what a DELIVER says of its conversation.
     pub(super) fn learn_delivered(&mut self, deliver: &Deliver) {
         let Deliver { conversation, id, is_group, content, members, user, visible_from, .. } = deliver;
-        if matches!(deliver.passage, Passage::Relates(..)) {
+        if matches!(deliver.passage, Passage::Relates(..) | Passage::Invited) {
             return;
         }
         let latest = if let Content::Message(seq) = content { *seq } else { 0 };
@@ -200,7 +231,9 @@ impl KnownFacts {
             (Err(at), Passage::Enters | Passage::Stays) => {
                 head.members.insert(at, Member::new(*user, Role::Member, *visible_from));
             }
-            (Ok(_), Passage::Stays) | (Err(_), Passage::Leaves) | (_, Passage::Relates(..)) => {}
+            (Ok(_), Passage::Stays)
+            | (Err(_), Passage::Leaves)
+            | (_, Passage::Relates(..) | Passage::Invited) => {}
         }
     }
 
@@ -251,7 +284,8 @@ impl KnownFacts {
     pub(super) fn trim(&mut self) {
         // Lists are long, and asked for again each time.
         self.relations.clear();
-        let relations = self.pairs.len() + self.relation_counts.len();
+        self.invitations.clear();
+        let relations = self.pairs.len() + self.relation_counts.len() + self.who_may_add.len();
         if self.heads.len() + self.uids.len() + relations > KNOWN_MAX {
             *self = Self::default();
         }

@@ -12,13 +12,14 @@
 //!
 //! The driver gives [`ClusterStore`] the time, replies of cells and messages of nodes by `handle_*`, lets its `Im` take
 //! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]:
-//! invitations, settings of users, rules for logins, deletion of users, retention.
+//! rules for logins, deletion of users, retention.
 
 mod batches;
 mod commit;
 mod facts;
 mod fanout;
 mod groups;
+mod invitations;
 mod known;
 mod listing;
 mod ops;
@@ -47,7 +48,7 @@ use ops::{Asker, Build, Done, Op};
 use ownership::Pending;
 use questions::{Asking, Kind};
 use reads::{Reading, Reads};
-use slot::{BODIES_MAX, OwnedSlot, QUEUE_MAX};
+use slot::{OwnedSlot, QUEUE_MAX};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -471,8 +472,8 @@ impl ClusterStore {
         let busy: Vec<Slot> = self.active.busy.iter().copied().filter(can_go).collect();
         let mut loads = Vec::new();
         for slot in &busy {
-            if let Some(owned) = self.slots.get_mut(slot).filter(|owned| owned.bodies.len() > BODIES_MAX) {
-                owned.bodies.clear();
+            if let Some(owned) = self.slots.get_mut(slot) {
+                owned.forget_answers();
             }
         }
         let mut build = Build::new(layout, self.me, self.limits, &mut self.slots);

@@ -79,6 +79,8 @@ pub(super) enum Asker {
     Facts(u64),
     /// A question of another node.
     Peer(NodeId, u64),
+    /// Nobody waits for it.
+    Nobody,
 }
 
 /// An operation that waits for its slot.
@@ -135,6 +137,8 @@ pub(super) struct Build<'a> {
     pub(super) changed: BTreeSet<ConversationId>,
     /// Members that have come, gone, or changed.
     pub(super) touched: BTreeSet<(ConversationId, UserId)>,
+    /// Invitations to groups, and their ends (false).
+    pub(super) invited: BTreeMap<(ConversationId, UserId), bool>,
     /// Changes of lists of conversations.
     pub(super) listed: BTreeMap<(UserId, ConversationId), (Arc<str>, Option<u64>)>,
 }
@@ -158,6 +162,7 @@ impl<'a> Build<'a> {
             opened: BTreeSet::new(),
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
+            invited: BTreeMap::new(),
             listed: BTreeMap::new(),
         }
     }
@@ -181,6 +186,8 @@ impl<'a> Build<'a> {
                 None => {}
             }
         }
+        let invited = std::mem::take(&mut self.invited).into_iter();
+        transaction.invited.extend(invited.map(|((of, user), is_invited)| (of, user, is_invited)));
         let listed = std::mem::take(&mut self.listed).into_iter();
         let listed =
             listed.map(|((user, conversation), (id, since))| ListedRow { user, conversation, id, since });
@@ -270,6 +277,10 @@ impl<'a> Build<'a> {
                 if let Err(refusal) = self.append(slot, append, *asker) {
                     self.done.push(Done::Refused(*asker, refusal));
                 }
+            }
+            // Invitations to a group that ends in this transaction are not those to the next one of its name.
+            Op::Ask(question, ..) if question.creates().is_some_and(|id| self.has_just_ended(slot, id)) => {
+                return false;
             }
             Op::Ask(question, asker, tried) => *tried = self.ask(slot, question, *asker, *tried),
             Op::Login(ticket, uid, device, platform) => self.log_in(slot, *ticket, uid, device, *platform),

@@ -1,7 +1,7 @@
 //! Prefetches: the facts that an operation will be judged on, read from the cells that have them.
 //!
 //! alice wants to be bob's friend: his name and his settings are read from his cell, what both make of each other from that of
-//! their conversation, and the numbers of their relations from both cells. Names that are known are not read again.
+//! their conversation, and the numbers of their relations from both cells.
 
 use super::ownership::Pending;
 use super::questions::Asking;
@@ -11,7 +11,7 @@ use crate::cluster::cell::{CellRequest, Load, Loaded, slot_of};
 use crate::im::names;
 use crate::im::store::{Completion, ConversationId, Need, ReadSet, Ticket, UserId};
 use moorline_proto::slots::Slot;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Members that a read of a conversation has to bring.
@@ -50,6 +50,16 @@ impl Loads {
         }
         others
     }
+}
+
+/// A read of a user's invitations.
+#[derive(Debug)]
+pub(super) struct InvitationsRead {
+    user: UserId,
+    /// Groups of the user's list, oldest invitation first.
+    groups: Vec<ConversationId>,
+    /// Groups that say so, too, with their ids.
+    invited: HashMap<ConversationId, Arc<str>>,
 }
 
 impl Reading<'_> {
@@ -91,13 +101,13 @@ impl Reading<'_> {
             Need::NamedMembers(id) => self.load_of_named(id, Whose::All),
             Need::Conversation(conversation, user) => self.load_of_number(*conversation, Whose::of(*user)),
             Need::Members(conversation) => self.load_of_number(*conversation, Whose::All),
+            Need::Settings(user) => Some((slot_of(user.number()), Load::Settings(*user))),
             Need::Relations(user) => Some((slot_of(user.number()), Load::Relations(*user))),
             Need::Contact(..)
             | Need::Presence(..)
             | Need::Relation(..)
             | Need::Relating(..)
-            | Need::Devices(_)
-            | Need::Settings(_) => None,
+            | Need::Devices(_) => None,
         }
     }
 
@@ -111,8 +121,8 @@ impl Reading<'_> {
             Need::Contact(uid, user) | Need::Presence(uid, user) | Need::Relating(uid, user) => {
                 (uid.as_str().into(), name_of(user))
             }
-            Need::Relation(user, other) => match name_of(user) {
-                Some(uid) => (uid, name_of(other)),
+            Need::Relation(user, other) => match name_of(other) {
+                Some(uid) => (uid, name_of(user)),
                 None => return,
             },
             _ => return,
@@ -124,9 +134,7 @@ impl Reading<'_> {
             }
             return;
         }
-        if known.user(&first).is_none() {
-            loads.contacts.entry(cell(&first)).or_default().insert(first.clone());
-        }
+        loads.contacts.entry(cell(&first)).or_default().insert(first.clone());
         if first != second {
             let mut id = String::new();
             names::write_one_to_one(&mut id, &first, &second);
@@ -172,21 +180,60 @@ impl Reading<'_> {
         *missing = missing.saturating_sub(1);
         if *missing == 0 {
             self.store.reads.facts.remove(&ticket);
+            if let Some(InvitationsRead { user, groups, invited }) =
+                self.store.reads.invitations.remove(&ticket)
+            {
+                let groups =
+                    groups.into_iter().filter_map(|group| Some((group, invited.get(&group)?.clone())));
+                self.store.known.learn_invitations(user, groups.collect());
+            }
             self.store.done.push_back((ticket, Completion::Prefetched));
         }
     }
 
     /// Takes facts of a prefetch.
     pub(super) fn on_facts(&mut self, ticket: Ticket, loaded: Vec<Loaded>) {
-        loaded.into_iter().for_each(|loaded| self.learn_facts(loaded));
+        for loaded in loaded {
+            match loaded {
+                Loaded::Settings(user, who_may_add, groups) => {
+                    self.store.known.learn_who_may_add(user, who_may_add);
+                    self.ask_invited(ticket, user, groups);
+                }
+                Loaded::InvitedTo(_, groups) => {
+                    if let Some(list) = self.store.reads.invitations.get_mut(&ticket) {
+                        list.invited.extend(groups);
+                    }
+                }
+                loaded => self.learn_facts(loaded),
+            }
+        }
         self.on_part(ticket);
+    }
+
+    /// Asks groups whether a user is invited, as the user's list says.
+    fn ask_invited(&mut self, ticket: Ticket, user: UserId, groups: Vec<ConversationId>) {
+        let mut by_cell = BTreeMap::<CellId, Vec<ConversationId>>::new();
+        for group in &groups {
+            let cell = self.store.layout.cell(slot_of(group.number()));
+            by_cell.entry(cell).or_default().push(*group);
+        }
+        *self.store.reads.facts.entry(ticket).or_default() += by_cell.len();
+        let list = InvitationsRead { user, groups, invited: HashMap::new() };
+        self.store.reads.invitations.insert(ticket, list);
+        for (cell, groups) in by_cell {
+            let loads = vec![Load::InvitedTo(user, groups)];
+            self.store.ask(cell, CellRequest::Load(loads.clone()), Pending::Facts(ticket, loads));
+        }
     }
 
     pub(super) fn learn_facts(&mut self, loaded: Loaded) {
         match loaded {
             Loaded::Name(uid, Some(user)) => self.store.known.learn_user(user, &uid),
             Loaded::Contacts(contacts) => {
-                contacts.iter().for_each(|(uid, user)| self.store.known.learn_user(*user, uid));
+                for (uid, user, who_may_add) in contacts {
+                    self.store.known.learn_user(user, &uid);
+                    self.store.known.learn_who_may_add(user, who_may_add);
+                }
             }
             Loaded::Pairs(pairs) => {
                 pairs.into_iter().for_each(|(id, pair)| self.store.known.learn_pair(id, pair));

@@ -9,7 +9,7 @@ use crate::im::store::rules::Wish;
 use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{
     ConversationId, Delivery, GroupChange, Origin, Outcome, Recipient, Refusal, Relation, RelationChange,
-    Ticket, UserId, Write,
+    Ticket, UserId, WhoMayAdd, Write,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
@@ -91,6 +91,26 @@ pub enum Question {
         /// Event for the receivers.
         event: Bytes,
     },
+    /// Invites users to a group, once the first question is done, or is not needed.
+    Invite {
+        /// Id of the group.
+        id: Arc<str>,
+        /// By whom, on which device.
+        by: Origin,
+        /// The users.
+        users: Vec<UserId>,
+        /// Event for the users.
+        event: Bytes,
+        /// Question that makes or changes the group. `None`: there is none.
+        first: Option<Box<Question>>,
+    },
+    /// Sets who may make a user a member of a group.
+    SetSettings {
+        /// The user.
+        user: UserId,
+        /// The rule.
+        who_may_add: WhoMayAdd,
+    },
     /// Replaces a profile.
     SetProfile {
         /// The user.
@@ -158,8 +178,9 @@ impl Question {
         match self {
             Self::CreateGroup { id: name, .. }
             | Self::MakeUser { uid: name }
-            | Self::Relate { id: name, .. } => Slot::of(name),
-            Self::SetProfile { user, .. } => slot_of(user.number()),
+            | Self::Relate { id: name, .. }
+            | Self::Invite { id: name, .. } => Slot::of(name),
+            Self::SetProfile { user, .. } | Self::SetSettings { user, .. } => slot_of(user.number()),
             Self::ChangeGroup { conversation, .. }
             | Self::Dissolve { conversation, .. }
             | Self::Read { conversation, .. }
@@ -167,8 +188,9 @@ impl Question {
         }
     }
 
-    pub(super) const fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         match self {
+            Self::Invite { first: Some(first), .. } => first.kind(),
             Self::CreateGroup { .. } => Kind::Created,
             Self::Relate { .. } => Kind::Related,
             _ => Kind::Done,
@@ -275,6 +297,11 @@ impl Asking<'_> {
             }
             // The slot moves: the user is asked for again with the next time.
             Asker::Facts(making) => self.store.users_again.push(making),
+            Asker::Nobody => {
+                if let Some((body, origin)) = told {
+                    self.store.tell(None, origin, body, recipients);
+                }
+            }
             Asker::Peer(node, request) => {
                 if let Some((body, origin)) = told {
                     self.store.tell(None, origin, body, recipients);
@@ -284,10 +311,17 @@ impl Asking<'_> {
         }
     }
 
-    /// Takes a write that is a question to an owner.
-    pub(super) fn write_question(&mut self, place: Place, write: Write) {
+    /// Takes a write that is a question to an owner, and an invitation that follows it.
+    pub(super) fn write_question(&mut self, place: Place, write: Write, invite: Option<Write>) {
         let kind = if matches!(write, Write::CreateGroup { .. }) { Kind::Created } else { Kind::Done };
-        match self.question_of(write) {
+        let question = self.question_of(write).map(|question| match invite {
+            Some(Write::Invite { group, by, users, event }) => {
+                let (id, first) = (format!("group:{group}").into(), Some(Box::new(question)));
+                Question::Invite { id, by, users, event, first }
+            }
+            _ => question,
+        });
+        match question {
             Ok(question) => self.question(Asker::Here(place), question),
             Err(refusal) => self.answer_question(Asker::Here(place), kind, Err(refusal), None, &[]),
         }
@@ -316,6 +350,10 @@ impl Asking<'_> {
             Write::Read { conversation, by, seq, event } => Question::Read { conversation, by, seq, event },
             Write::Clear { conversation, by, to, event } => Question::Clear { conversation, by, to, event },
             Write::SetProfile { user, profile } => Question::SetProfile { user, profile },
+            Write::SetSettings { user, who_may_add } => Question::SetSettings { user, who_may_add },
+            Write::Invite { group, by, users, event } => {
+                Question::Invite { id: format!("group:{group}").into(), by, users, event, first: None }
+            }
             Write::Relate { by, other, change, event } => {
                 if other == by.0 {
                     return Err(Refusal::Denied);

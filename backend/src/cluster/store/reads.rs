@@ -5,7 +5,7 @@
 
 use super::listing::ListRead;
 use super::ownership::Pending;
-use super::prefetch::Whose;
+use super::prefetch::{InvitationsRead, Whose};
 use super::{CellId, ClusterStore, Op};
 use crate::cluster::cell::{CellRequest, Content, EVENTS_MAX, EntryRow, Load, Loaded, slot_of};
 use crate::im::store::{
@@ -21,6 +21,7 @@ use std::sync::Arc;
 pub(super) struct Reads {
     /// Parts of prefetches that are missing.
     pub(super) facts: HashMap<Ticket, usize>,
+    pub(super) invitations: HashMap<Ticket, InvitationsRead>,
     streams: HashMap<Ticket, StreamRead>,
     pub(super) listings: HashMap<Ticket, ListRead>,
     profiles: HashMap<Ticket, ProfileRead>,
@@ -372,14 +373,20 @@ fn slot_of_load(load: &Load) -> Option<Slot> {
         Load::Name(name) | Load::User(name) | Load::Conversation(name) | Load::RelationCounts(name) => {
             Some(Slot::of(name))
         }
-        Load::UserNumber(user) | Load::Stream(user, ..) | Load::Listing(user, ..) | Load::Relations(user) => {
-            Some(slot_of(user.number()))
+        Load::UserNumber(user)
+        | Load::Stream(user, ..)
+        | Load::Listing(user, ..)
+        | Load::Relations(user)
+        | Load::Settings(user) => Some(slot_of(user.number())),
+        Load::ConversationNumber(of) | Load::Key(of, ..) | Load::Page(of, ..) | Load::Invited(of, _) => {
+            Some(slot_of(of.number()))
         }
-        Load::ConversationNumber(of) | Load::Key(of, ..) | Load::Page(of, ..) => Some(slot_of(of.number())),
         Load::Profiles(names) | Load::Contacts(names) | Load::Pairs(names) => {
             names.first().map(|name| Slot::of(name))
         }
-        Load::Listed(_, conversations) => conversations.first().map(|of| slot_of(of.number())),
+        Load::Listed(_, conversations) | Load::InvitedTo(_, conversations) => {
+            conversations.first().map(|of| slot_of(of.number()))
+        }
         Load::Bodies(messages) => messages.first().map(|(of, _)| slot_of(of.number())),
     }
 }

@@ -22,7 +22,10 @@ pub(super) const QUEUE_MAX: usize = 4096;
 pub(super) const OUTBOX_MAX: usize = 65_536;
 
 /// Messages in [`OwnedSlot::bodies`]; at the limit all are forgotten before the next transaction.
-pub(super) const BODIES_MAX: usize = 64;
+const BODIES_MAX: usize = 64;
+
+/// Users in [`OwnedSlot::invited`]; at the limit all are forgotten before the next transaction.
+const INVITED_KNOWN_MAX: usize = 4096;
 
 /// A conversation.
 #[derive(Debug)]
@@ -133,6 +136,8 @@ pub(super) struct OwnedSlot {
     pub(super) keys: HashMap<KeyOf, Option<Known>>,
     /// Messages that operations in the queue want to take back, and those that were.
     pub(super) bodies: HashMap<(ConversationId, u64), Option<Bytes>>,
+    /// Users of whom operations in the queue ask whether they are invited to a group, and those who are or were.
+    pub(super) invited: HashMap<(ConversationId, UserId), bool>,
     pub(super) chains: BTreeMap<(UserId, ConversationId), Chain<Deliver>>,
     /// Messages in `chains`.
     pub(super) outbox: usize,
@@ -172,6 +177,16 @@ impl OwnedSlot {
         self.outbox -= count;
         if count > 0 {
             self.confirmed.push(ConfirmedRow { conversation, user, order });
+        }
+    }
+
+    /// Forgets answers to operations of the queue, if there are too many.
+    pub(super) fn forget_answers(&mut self) {
+        if self.bodies.len() > BODIES_MAX {
+            self.bodies.clear();
+        }
+        if self.invited.len() > INVITED_KNOWN_MAX {
+            self.invited.clear();
         }
     }
 
@@ -226,6 +241,11 @@ impl OwnedSlot {
                         let body = found.iter().find(|(at, it, _)| (at, it) == (of, content));
                         self.bodies.entry((*of, *seq)).or_insert_with(|| body.map(|(.., body)| body.clone()));
                     }
+                }
+            }
+            (Load::Invited(conversation, users), Loaded::Invited(found)) => {
+                for user in users {
+                    self.invited.entry((*conversation, *user)).or_insert_with(|| found.contains(user));
                 }
             }
             (Load::Key(conversation, sender, key), Loaded::Key(known)) => {

@@ -5,7 +5,7 @@ use crate::cluster::cell::{relation_code, relation_of};
 use crate::cluster::store::{Answered, HeadRow, Question};
 use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{
-    GroupChange, GroupEdit, GroupSettings, Origin, Refusal, RelationChange, Role, UserId,
+    GroupChange, GroupEdit, GroupSettings, Origin, Refusal, RelationChange, Role, UserId, WhoMayAdd,
 };
 use bytes::Bytes;
 use moorline_proto::message::im;
@@ -22,6 +22,8 @@ const CLEAR: u32 = 7;
 const MAKE_USER: u32 = 8;
 const SET_PROFILE: u32 = 9;
 const RELATE: u32 = 10;
+const SET_SETTINGS: u32 = 11;
+const INVITE: u32 = 12;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct AskBody {
@@ -55,6 +57,23 @@ pub(super) struct AskBody {
     /// Numbers of relations, requests and blocks of the user, and of the other one.
     #[prost(uint64, repeated, tag = "13")]
     counts: Vec<u64>,
+    /// A [`moorline_proto::message::im::WhoMayAdd`].
+    #[prost(int32, tag = "14")]
+    who_may_add: i32,
+    /// An invitation that follows, or that is all.
+    #[prost(message, tag = "15")]
+    invite: Option<InviteBody>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct InviteBody {
+    /// Id of the group.
+    #[prost(string, tag = "1")]
+    group: String,
+    #[prost(uint64, repeated, tag = "2")]
+    users: Vec<u64>,
+    #[prost(bytes = "bytes", tag = "3")]
+    event: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -200,6 +219,22 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
             let body = AskBody { name, change, counts: counts.collect(), ..of(RELATE, by, event) };
             with_names(body, &users)
         }
+        Question::Invite { id, by, users, event, first } => {
+            let group = id.to_string();
+            let invite = Some(InviteBody { group, users: of_users(&users), event });
+            let body = match first {
+                Some(first) => of_question(request, *first),
+                None => of(INVITE, by, Bytes::new()),
+            };
+            AskBody { invite, ..body }
+        }
+        Question::SetSettings { user, who_may_add } => AskBody {
+            request,
+            kind: SET_SETTINGS,
+            users: vec![user.number()],
+            who_may_add: who_may_add.into(),
+            ..AskBody::default()
+        },
         Question::SetProfile { user, profile } => AskBody {
             request,
             kind: SET_PROFILE,
@@ -214,14 +249,24 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
 }
 
 /// Reads a question. `None`: this version cannot read it.
-pub(super) fn question_of(body: AskBody) -> Option<Question> {
+pub(super) fn question_of(mut body: AskBody) -> Option<Question> {
+    if let Some(InviteBody { group, users, event }) = body.invite.take() {
+        let (by, users) = (origin_of(body.by, body.device)?, users_of(users)?);
+        let first = if body.kind == INVITE { None } else { Some(Box::new(question_of(body)?)) };
+        return Some(Question::Invite { id: group.into(), by, users, event, first });
+    }
     let AskBody { kind, conversation, name, by, device, event, users, uids, seq, edit, counts, .. } = body;
+    let who_may_add = body.who_may_add;
     if kind == MAKE_USER {
         return (!name.is_empty()).then(|| Question::MakeUser { uid: name.into() });
     }
     if kind == SET_PROFILE {
         let user = user_of(*users.first()?)?;
         return Some(Question::SetProfile { user, profile: event });
+    }
+    if kind == SET_SETTINGS {
+        let (user, who_may_add) = (user_of(*users.first()?)?, WhoMayAdd::try_from(who_may_add).ok()?);
+        return Some(Question::SetSettings { user, who_may_add });
     }
     if users.len() != uids.len() {
         return None;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cluster::store::{Answered, HeadRow, Question};
 use crate::im::store::rules::relations::{Both, Counts};
-use crate::im::store::{GroupChange, GroupEdit, GroupSettings, RelationChange, Role};
+use crate::im::store::{GroupChange, GroupEdit, GroupSettings, RelationChange, Role, WhoMayAdd};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -80,6 +80,19 @@ fn question() -> impl Strategy<Value = Question> {
             },),
         (name(), bytes())
             .prop_map(|(user, profile)| Question::SetProfile { user: UserId::new(user), profile }),
+        (name(), 0..3).prop_map(|(user, rule)| {
+            let who_may_add = WhoMayAdd::try_from(rule).expect("one of three");
+            Question::SetSettings { user: UserId::new(user), who_may_add }
+        }),
+        ("group:[a-z]{1,9}", origin(), users(), bytes(), proptest::option::of(of())).prop_map(
+            |(id, by, users, event, first)| {
+                let first = first.map(|(conversation, _, _, event)| {
+                    let (change, users) = (GroupChange::Leave, Vec::new());
+                    Box::new(Question::ChangeGroup { conversation, by, change, users, event })
+                });
+                Question::Invite { id: id.into(), by, users, event, first }
+            },
+        ),
         "[a-z]{1,9}".prop_map(|uid| Question::MakeUser { uid: uid.into() }),
     ]
 }
@@ -146,6 +159,7 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         Just(Passage::Stays),
         Just(Passage::Enters),
         Just(Passage::Leaves),
+        Just(Passage::Invited),
         (name(), 0..8_u32).prop_map(|(other, code)| Passage::Relates(UserId::new(other), relation_of(code)))
     ];
     let numbers = any::<(bool, u16, u64, u64, u64)>();

@@ -1,10 +1,11 @@
 //! Reads of users, and of what they make of each other.
 
-use super::{Reader, by_slot, number, text, user};
-use crate::cluster::cell::{Load, Loaded};
+use super::{Reader, by_slot, conversation, number, text, user};
+use crate::cluster::cell::{INVITATIONS_MAX, Load, Loaded};
 use crate::im::store::rules::relations::Counts;
+use crate::im::store::{UserId, WhoMayAdd};
 use crate::sql::columns::relation_of_column;
-use crate::sql::{slot_column, slot_of_user, user_column};
+use crate::sql::{capped, conversation_column, slot_column, slot_of_conversation, slot_of_user, user_column};
 use moorline_proto::slots::Slot;
 use std::sync::Arc;
 use tokio_postgres::{Error, Row};
@@ -16,7 +17,8 @@ impl Reader<'_> {
             Load::Contacts(uids) => {
                 let (slots, uids) = by_slot(uids);
                 let rows = transaction.query(&loads.contacts, &[&slots, &uids]).await?;
-                Loaded::Contacts(rows.iter().map(|row| (text(row, 0), user(row, 1))).collect())
+                let contact = |row: &Row| (text(row, 0), user(row, 1), who_may_add(row, 2));
+                Loaded::Contacts(rows.iter().map(contact).collect())
             }
             Load::Pairs(ids) => self.pairs(ids).await?,
             Load::Relations(of) => {
@@ -34,8 +36,31 @@ impl Reader<'_> {
                     (user(&row, 0), Counts { relations, requests, blocks })
                 }))
             }
+            Load::Settings(of) => self.settings(*of).await?,
+            Load::InvitedTo(of, groups) => {
+                let slots: Vec<_> = groups.iter().map(|group| slot_of_conversation(*group)).collect();
+                let names: Vec<_> = groups.iter().map(|group| conversation_column(*group)).collect();
+                let rows = transaction.query(&loads.invited_to, &[&slots, &names, &user_column(*of)]).await?;
+                let group = |row: &Row| (conversation(row, 0), text(row, 1));
+                Loaded::InvitedTo(*of, rows.iter().map(group).collect())
+            }
+            Load::Invited(group, users) => {
+                let (slot, name) = (slot_of_conversation(*group), conversation_column(*group));
+                let users: Vec<_> = users.iter().map(|user| user_column(*user)).collect();
+                let rows = transaction.query(&loads.invited, &[&slot, &name, &users]).await?;
+                Loaded::Invited(rows.iter().map(|row| user(row, 0)).collect())
+            }
             load => unreachable!("{load:?} is read elsewhere"),
         })
+    }
+
+    async fn settings(&self, of: UserId) -> Result<Loaded, Error> {
+        let (slot, name) = (slot_of_user(of), user_column(of));
+        let rule = self.transaction.query_opt(&self.loads.settings, &[&slot, &name]).await?;
+        let limit = capped(INVITATIONS_MAX as u64);
+        let rows = self.transaction.query(&self.loads.invitations, &[&slot, &name, &limit]).await?;
+        let groups = rows.iter().rev().map(|row| conversation(row, 0)).collect();
+        Ok(Loaded::Settings(of, rule.map(|row| who_may_add(&row, 0)).unwrap_or_default(), groups))
     }
 
     async fn pairs(&self, ids: &[Arc<str>]) -> Result<Loaded, Error> {
@@ -49,4 +74,9 @@ impl Reader<'_> {
         }
         Ok(Loaded::Pairs(pairs))
     }
+}
+
+/// A rule of a column; one that this version does not know is the operator's.
+fn who_may_add(row: &Row, index: usize) -> WhoMayAdd {
+    WhoMayAdd::try_from(row.get::<_, i32>(index)).unwrap_or_default()
 }

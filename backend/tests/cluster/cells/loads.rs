@@ -2,7 +2,7 @@
 
 use super::{Cells, ConversationTable};
 use moorline_backend::cluster::cell::{
-    ConversationRow, Ends, ListedState, Load, Loaded, UNREAD_MAX, UserState,
+    ConversationRow, Ends, INVITATIONS_MAX, ListedState, Load, Loaded, UNREAD_MAX, UserState,
 };
 use moorline_backend::im::store::rules::relations::{Both, Counts};
 use moorline_backend::im::store::{ConversationId, LAST_BYTES_MAX, Relation, UserId};
@@ -57,8 +57,11 @@ impl Cells {
                 Loaded::Listed(conversations.iter().filter_map(|of| self.listed(*user, *of)).collect())
             }
             Load::Contacts(uids) => {
-                let found = uids.iter().filter_map(|uid| Some((uid.clone(), *self.uids.get(uid)?)));
-                Loaded::Contacts(found.collect())
+                let contact = |uid: &Arc<str>| {
+                    let user = *self.uids.get(uid)?;
+                    Some((uid.clone(), user, self.users[&user].who_may_add))
+                };
+                Loaded::Contacts(uids.iter().filter_map(contact).collect())
             }
             Load::Pairs(ids) => Loaded::Pairs(ids.iter().map(|id| (id.clone(), self.pair(id))).collect()),
             Load::Relations(user) => {
@@ -68,6 +71,21 @@ impl Cells {
             }
             Load::RelationCounts(uid) => {
                 Loaded::RelationCounts(self.uids.get(uid).map(|user| (*user, self.counts(*user))))
+            }
+            Load::Settings(user) => self.settings(*user),
+            Load::InvitedTo(user, groups) => {
+                let group = |of: &ConversationId| {
+                    let table = self.conversations.get(of)?;
+                    let is_invited = !table.row.is_dissolved && table.invited.contains(user);
+                    is_invited.then(|| (*of, table.row.id.clone()))
+                };
+                Loaded::InvitedTo(*user, groups.iter().filter_map(group).collect())
+            }
+            Load::Invited(group, users) => {
+                let invited = self.conversations.get(group).map(|table| &table.invited);
+                Loaded::Invited(
+                    invited.into_iter().flatten().filter(|it| users.contains(it)).copied().collect(),
+                )
             }
             Load::Page(of, from, to, limit) => {
                 let messages = self.conversations.get(of).map(|table| &table.messages);
@@ -88,6 +106,15 @@ impl Cells {
     fn conversation(&self, of: ConversationId) -> Option<(ConversationRow, Ends)> {
         let table = self.conversations.get(&of)?;
         Some((table.row.clone(), table.ends))
+    }
+
+    fn settings(&self, user: UserId) -> Loaded {
+        let account = self.users.get(&user);
+        let rule = account.map(|account| account.who_may_add).unwrap_or_default();
+        let mut groups: Vec<_> = account.into_iter().flat_map(|account| &account.invitations).collect();
+        groups.sort_by_key(|(_, position)| **position);
+        let old = groups.len().saturating_sub(INVITATIONS_MAX);
+        Loaded::Settings(user, rule, groups.into_iter().skip(old).map(|(group, _)| *group).collect())
     }
 
     fn counts(&self, user: UserId) -> Counts {
