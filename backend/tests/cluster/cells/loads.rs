@@ -56,6 +56,19 @@ impl Cells {
             Load::Listed(user, conversations) => {
                 Loaded::Listed(conversations.iter().filter_map(|of| self.listed(*user, *of)).collect())
             }
+            Load::Page(of, from, to, limit) => {
+                let messages = self.conversations.get(of).map(|table| &table.messages);
+                let range = *from..(*to + 1).max(*from);
+                let rows = messages.into_iter().flat_map(|messages| messages.range(range.clone()));
+                Loaded::Page(rows.take(*limit).map(|(seq, row)| (*seq, row.body.clone())).collect())
+            }
+            load => self.people(load),
+        }
+    }
+
+    /// Reads users, and what they make of each other.
+    fn people(&self, load: &Load) -> Loaded {
+        match load {
             Load::Contacts(uids) => {
                 let contact = |uid: &Arc<str>| {
                     let user = *self.uids.get(uid)?;
@@ -87,12 +100,7 @@ impl Cells {
                     invited.into_iter().flatten().filter(|it| users.contains(it)).copied().collect(),
                 )
             }
-            Load::Page(of, from, to, limit) => {
-                let messages = self.conversations.get(of).map(|table| &table.messages);
-                let range = *from..(*to + 1).max(*from);
-                let rows = messages.into_iter().flat_map(|messages| messages.range(range.clone()));
-                Loaded::Page(rows.take(*limit).map(|(seq, row)| (*seq, row.body.clone())).collect())
-            }
+            load => unreachable!("{load:?} is read elsewhere"),
         }
     }
 
