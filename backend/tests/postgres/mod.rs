@@ -99,7 +99,8 @@ impl Postgres {
         let new = New::shared(&programs, account);
         let copied = Command::new("cp").arg("-a").arg(new.0.join("data")).arg(&folder).status();
         assert!(copied.expect("cp runs").success(), "cp");
-        let mut lines = String::from("max_connections = 60\nshared_buffers = 32MB\n");
+        let mut lines =
+            String::from("max_connections = 60\nshared_buffers = 32MB\ndynamic_shared_memory_type = mmap\n");
         for (key, value) in settings {
             _ = writeln!(lines, "{key} = {value}");
         }
