@@ -67,8 +67,9 @@ impl Flight {
         self.sent_at.get(place as usize).copied().filter(|at| *at != ANSWERED)
     }
 
-    /// Judges the answer to `cid`.
-    pub fn answer(&mut self, cid: u32) -> Answer {
+    /// Judges the answer to `cid`. Only those that took their message (`is_done`) have an order: RETRY is given at once, while
+    /// earlier messages wait [P-5.7].
+    pub fn answer(&mut self, cid: u32, is_done: bool) -> Answer {
         if cid == 0 || cid > self.sent() {
             return Answer::Unknown;
         }
@@ -81,10 +82,12 @@ impl Flight {
             self.sent_at.pop_front();
             self.answered_before += 1;
         }
-        if cid < self.highest {
+        if is_done && cid < self.highest {
             return Answer::Overtaken { sent_at };
         }
-        self.highest = cid;
+        if is_done {
+            self.highest = cid;
+        }
         Answer::InOrder { sent_at }
     }
 }
@@ -150,18 +153,14 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Notes that the message `number` of a sender was refused; `arrivals` are those of its receiver.
-    pub fn refuse(&mut self, sender: u32, number: u32, arrivals: &Arrivals) {
-        if !arrivals.has(number) {
-            self.numbers.insert((sender, number));
-        }
+    /// Notes that the message `number` of a sender was refused; `arrivals` are those of its receiver. True: it has not come.
+    pub fn refuse(&mut self, sender: u32, number: u32, arrivals: &Arrivals) -> bool {
+        !arrivals.has(number) && self.numbers.insert((sender, number))
     }
 
-    /// Notes that a message came, whatever its sender was told.
-    pub fn arrive(&mut self, sender: u32, number: u32) {
-        if !self.numbers.is_empty() {
-            self.numbers.remove(&(sender, number));
-        }
+    /// Notes that a message came, whatever its sender was told. True: it was noted as refused.
+    pub fn arrive(&mut self, sender: u32, number: u32) -> bool {
+        !self.numbers.is_empty() && self.numbers.remove(&(sender, number))
     }
 
     /// Counts the messages of each sender that did not come.
@@ -254,7 +253,7 @@ mod tests {
             assert_eq!(flight.send(Instant::from_nanos(u64::from(n))), n);
         }
         for cid in answers {
-            tally.count_answer(flight.answer(*cid));
+            tally.count_answer(flight.answer(*cid, true));
         }
         (tally, flight.unanswered().collect())
     }
@@ -279,9 +278,20 @@ mod tests {
         for n in 1..=1_000 {
             flight.send(Instant::from_nanos(n));
             let cid = u32::try_from(n).unwrap();
-            assert_eq!(flight.answer(cid), Answer::InOrder { sent_at: Instant::from_nanos(n) });
+            assert_eq!(flight.answer(cid, true), Answer::InOrder { sent_at: Instant::from_nanos(n) });
         }
         assert_eq!((flight.span(), flight.sent()), (0, 1_000));
+    }
+
+    #[test]
+    fn a_refusal_has_no_place_in_the_order_of_answers() {
+        let mut flight = Flight::default();
+        for n in 1..=4 {
+            flight.send(Instant::from_nanos(n));
+        }
+        let answers =
+            [(3, false), (1, true), (4, true), (2, false)].map(|(cid, done)| flight.answer(cid, done));
+        assert!(answers.iter().all(|answer| matches!(answer, Answer::InOrder { .. })), "{answers:?}");
     }
 
     #[test]
@@ -289,14 +299,13 @@ mod tests {
         let (mut arrivals, mut refusals) = (Arrivals::default(), Refusals::default());
         for number in [1, 2, 5] {
             arrivals.arrive(number);
-            refusals.arrive(7, number);
+            assert!(!refusals.arrive(7, number));
         }
-        for number in [2, 3, 4] {
-            refusals.refuse(7, number, &arrivals); // 2 was taken, whatever the answer says
-        }
+        let refused = [2, 3, 4].map(|number| refusals.refuse(7, number, &arrivals));
+        assert_eq!(refused, [false, true, true], "2 was taken, whatever the answer says");
         assert_eq!((arrivals.lost(5), refusals.by_sender().get(&7)), (2, Some(&2)));
         arrivals.arrive(4);
-        refusals.arrive(7, 4);
+        assert!(refusals.arrive(7, 4), "it is not waited for any more");
         assert_eq!((arrivals.lost(5), refusals.by_sender().get(&7)), (1, Some(&1)));
     }
 

@@ -138,8 +138,8 @@ impl Chat {
         if arrival == Arrival::Again {
             return;
         }
-        self.refusals.arrive(lead.from, lead.number);
-        self.under_way -= 1;
+        let was_refused = self.refusals.arrive(lead.from, lead.number);
+        self.under_way -= i64::from(!was_refused);
         self.delivered += 1;
         self.record(lead, now);
         if self.outflow.is_closed_loop() && self.outflow.is_flowing() && clients.is_active(who) {
@@ -175,8 +175,9 @@ impl Chat {
         let is_first =
             self.outflow.handle_answer(&mut self.recorder, (who, &mut half.line), (number, outcome), now);
         if is_first && outcome != Outcome::Done {
-            self.under_way -= 1; // it will not arrive
-            self.refusals.refuse(who, number, &clients.extra(who ^ 1).arrivals);
+            // It is not waited for, but may come: an answer that is late is RETRY too.
+            let is_awaited = self.refusals.refuse(who, number, &clients.extra(who ^ 1).arrivals);
+            self.under_way -= i64::from(is_awaited);
         }
         if !self.outflow.is_closed_loop() {
             self.send_while_room(clients, who, now);

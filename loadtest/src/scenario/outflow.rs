@@ -168,7 +168,7 @@ impl Outflow {
         (number, outcome): (u32, Outcome),
         now: Instant,
     ) -> bool {
-        let answer = line.flight.answer(number);
+        let answer = line.flight.answer(number, outcome == Outcome::Done);
         recorder.findings.tally.count_answer(answer);
         let (Answer::InOrder { sent_at } | Answer::Overtaken { sent_at }) = answer else { return false };
         self.unanswered -= 1;
