@@ -177,6 +177,8 @@ pub enum Load {
     RelationCounts(Arc<str>),
     /// Settings of a user, and the list of invitations.
     Settings(UserId),
+    /// Devices of users, by name.
+    Devices(Vec<Arc<str>>),
     /// Those of these groups to which a user is invited.
     InvitedTo(UserId, Vec<ConversationId>),
     /// Those of these users who are invited to a group.
@@ -216,6 +218,8 @@ pub enum Loaded {
     RelationCounts(Option<(UserId, Counts)>),
     /// Settings of a user, and the newest [`INVITATIONS_MAX`] of the user's list, oldest first.
     Settings(UserId, WhoMayAdd, Vec<ConversationId>),
+    /// Devices of those users who have one, in the order of their numbers.
+    Devices(Vec<(UserId, DeviceRow)>),
     /// Groups that are there and to which the user is invited, in the order of the question.
     InvitedTo(UserId, Vec<(ConversationId, Arc<str>)>),
     /// Users who are invited, in the order of their numbers.
@@ -234,6 +238,8 @@ pub struct UserState {
     pub uid: Arc<str>,
     /// Devices, in the order of their numbers.
     pub devices: Vec<DeviceRow>,
+    /// Largest number of a device that is gone; 0: none is.
+    pub last_gone: u32,
     /// Position of the last entry that was ever put into the stream.
     pub end: u64,
     /// Last order of each conversation that was ever put into the stream.

@@ -150,7 +150,7 @@ pub struct Transaction {
     pub uninvited: Vec<ConversationId>,
     /// Invitations for users' lists.
     pub invitations: Vec<InvitationRow>,
-    /// Acks of devices.
+    /// Acks of devices, and their ends.
     pub cursors: Vec<CursorRow>,
     /// Outbox rows that are not needed any more.
     pub confirmed: Vec<ConfirmedRow>,
@@ -221,6 +221,8 @@ pub struct DeviceRow {
     pub platform: u32,
     /// Position of the stream up to which the device has everything.
     pub acked: u64,
+    /// Unix time in milliseconds at which the device came first, or went last.
+    pub seen_ms: u64,
 }
 
 /// A conversation.
@@ -381,8 +383,10 @@ pub struct ListedRow {
     pub conversation: ConversationId,
     /// Id of the conversation.
     pub id: Arc<str>,
-    /// Position in the user's stream at which the membership began. `None`: it has ended.
-    pub since: Option<u64>,
+    /// Position of the entry of the user's stream by which the membership began or ended. The row is written with that entry.
+    pub position: u64,
+    /// True: the membership began there. False: it has ended.
+    pub is_member: bool,
 }
 
 /// A relation in a user's list. It is written with the entry of the user's stream that has this order.
@@ -416,7 +420,7 @@ pub struct InvitationRow {
 /// Invitations in a user's list; the oldest one makes room.
 pub const INVITATIONS_MAX: usize = 64;
 
-/// An ack of a device.
+/// An ack of a device, or its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorRow {
     /// The user.
@@ -427,6 +431,10 @@ pub struct CursorRow {
     pub acked: u64,
     /// Position up to which every device of the user has everything.
     pub trimmed: u64,
+    /// Unix time in milliseconds at which the device went; 0: it is there.
+    pub seen_ms: u64,
+    /// The user does not have the device any more; its number is not given again.
+    pub is_gone: bool,
 }
 
 /// Outbox rows of a member up to an order.

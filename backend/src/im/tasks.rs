@@ -9,7 +9,7 @@ use super::names::Names;
 use super::newcomers;
 use super::output::Reply;
 use super::refusal::refused;
-use super::request::{Request, SIGNED_OUT, Then};
+use super::request::{REMOVED, Request, SIGNED_OUT, Then};
 use super::room;
 use super::send;
 use super::store::rules::{self, Rules};
@@ -201,6 +201,11 @@ impl<S: Store> Im<S> {
 
     fn on_completion(&mut self, ticket: Ticket, completion: Completion) {
         if let Completion::Arrived(arrived) = completion {
+            for (user, device) in &arrived.removed {
+                let theirs = self.sessions.of(*user).filter(|it| it.owner() == Some((*user, *device)));
+                let theirs: Vec<_> = theirs.map(|session| session.id).collect();
+                theirs.into_iter().for_each(|session| self.logins().end_login(session, &REMOVED));
+            }
             return self.deliveries().on_arrived(&arrived);
         }
         let Some(waiting) = self.storage.open.take(ticket) else { return };

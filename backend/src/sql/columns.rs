@@ -115,7 +115,7 @@ columns!(Arrivals {
     body: Option<&'a [u8]>,
     device: Option<i64>,
 });
-columns!(Listed { slot: i32, user: i64, conversation: i64, id: &'a str, since: Option<i64> });
+columns!(Listed { slot: i32, user: i64, conversation: i64, id: &'a str, position: i64, is_member: bool });
 columns!(Related {
     slot: i32,
     user: i64,
@@ -129,10 +129,10 @@ columns!(Invitations { slot: i32, user: i64, conversation: i64, order: i64 });
 columns!(Invited { slot: i32, conversation: i64, user: i64, has_one: bool });
 columns!(Uninvited { slot: i32, conversation: i64 });
 columns!(Settings { slot: i32, user: i64, who_may_add: i32 });
-columns!(Acks { slot: i32, user: i64, device: i64, acked: i64, trimmed: i64 });
+columns!(Acks { slot: i32, user: i64, device: i64, acked: i64, trimmed: i64, seen_ms: i64, is_gone: bool });
 columns!(Accounts { slot: i32, user: i64, uid: &'a str });
 columns!(Profiles { slot: i32, user: i64, body: &'a [u8] });
-columns!(Devices { slot: i32, user: i64, device: i64, name: &'a str, platform: i64, acked: i64 });
+columns!(Devices { slot: i32, user: i64, device: i64, name: &'a str, platform: i64, acked: i64, seen_ms: i64 });
 columns!(Confirmed { slot: i32, conversation: i64, user: i64, order: i64 });
 
 /// The columns for a seq and for the number of an event.
@@ -220,6 +220,7 @@ impl<'a> Devices<'a> {
             columns.name.push(&row.name);
             columns.platform.push(row.platform.into());
             columns.acked.push(row.acked.cast_signed());
+            columns.seen_ms.push(row.seen_ms.cast_signed());
         }
         columns
     }
@@ -407,7 +408,8 @@ impl<'a> Listed<'a> {
             columns.user.push(user_column(row.user));
             columns.conversation.push(conversation_column(row.conversation));
             columns.id.push(&row.id);
-            columns.since.push(row.since.map(u64::cast_signed));
+            columns.position.push(row.position.cast_signed());
+            columns.is_member.push(row.is_member);
         }
         columns
     }
@@ -487,6 +489,8 @@ impl Acks<'_> {
             columns.device.push(row.device.0.into());
             columns.acked.push(row.acked.cast_signed());
             columns.trimmed.push(row.trimmed.cast_signed());
+            columns.seen_ms.push(row.seen_ms.cast_signed());
+            columns.is_gone.push(row.is_gone);
         }
         columns
     }

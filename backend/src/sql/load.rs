@@ -40,6 +40,8 @@ pub(super) struct Loads {
     relations: Statement,
     relation_counts: Statement,
     settings: Statement,
+    last_gone: Statement,
+    devices_of: Statement,
     invitations: Statement,
     invited_to: Statement,
     invited: Statement,
@@ -68,6 +70,8 @@ impl Loads {
             relations: client.prepare(statements::RELATIONS).await?,
             relation_counts: client.prepare(statements::RELATION_COUNTS).await?,
             settings: client.prepare(statements::SETTINGS).await?,
+            last_gone: client.prepare(statements::LAST_GONE).await?,
+            devices_of: client.prepare(statements::DEVICES_OF).await?,
             invitations: client.prepare(statements::INVITATIONS).await?,
             invited_to: client.prepare(statements::INVITED_TO).await?,
             invited: client.prepare(statements::INVITED).await?,
@@ -157,16 +161,19 @@ impl Reader<'_> {
         let user = user(&row, 0);
         let (slot, name) = (slot_of_user(user), user_column(user));
         let devices = self.transaction.query(&self.loads.devices, &[&slot, &name]).await?;
-        let devices = devices.iter().map(|row| DeviceRow {
-            number: device(row.get(0)),
-            name: text(row, 1),
-            platform: u32::try_from(row.get::<_, i64>(2)).unwrap_or(0),
-            acked: number(row, 3),
-        });
-        let devices = devices.collect();
+        let devices = devices.iter().map(device_row).collect();
+        let gone = self.transaction.query_opt(&self.loads.last_gone, &[&slot, &name]).await?;
+        let last_gone = gone.map_or(0, |row| u32::try_from(number(&row, 0)).unwrap_or(u32::MAX));
         let arrived = self.transaction.query(&self.loads.arrived, &[&slot, &name]).await?;
         let arrived = arrived.iter().map(|row| (conversation(row, 0), number(row, 1))).collect();
-        Ok(Some(Box::new(UserState { user, uid: text(&row, 1), devices, end: number(&row, 2), arrived })))
+        Ok(Some(Box::new(UserState {
+            user,
+            uid: text(&row, 1),
+            devices,
+            last_gone,
+            end: number(&row, 2),
+            arrived,
+        })))
     }
 
     async fn conversation_of(&self, of: ConversationId) -> Result<Option<(ConversationRow, Ends)>, Error> {
@@ -307,6 +314,17 @@ pub(super) fn user(row: &Row, index: usize) -> UserId {
 
 pub(super) fn conversation(row: &Row, index: usize) -> ConversationId {
     ConversationId::new(number(row, index))
+}
+
+/// A device, from the first column on.
+fn device_row(row: &Row) -> DeviceRow {
+    DeviceRow {
+        number: device(row.get(0)),
+        name: text(row, 1),
+        platform: u32::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+        acked: number(row, 3),
+        seen_ms: number(row, 4),
+    }
 }
 
 /// The device of a column; what no device has becomes the operator's.

@@ -5,11 +5,11 @@
 //! foreign keys (a slot's rows are written by its owner alone).
 
 /// Version of the tables that this build writes.
-pub(super) const VERSION: i32 = 3;
+pub(super) const VERSION: i32 = 4;
 
 /// Steps from each version to the next: step `n` makes version `n + 1`. A step only adds; a node of the version before goes on
 /// with the new tables.
-pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3];
+pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3, STEP_4];
 
 const STEP_1: &str = "
 create table moorline_cell (
@@ -145,4 +145,13 @@ create table invitation (
     slot int4, usr int8, conv int8,
     pos int8 not null,
     primary key (slot, usr, conv));
+";
+
+/// Times of devices, and numbers that are not given again.
+const STEP_4: &str = "
+alter table device add column seen int8 not null default 0;
+create table device_gone (
+    slot int4, usr int8,
+    device int8 not null,
+    primary key (slot, usr));
 ";

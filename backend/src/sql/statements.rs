@@ -179,7 +179,7 @@ new_arrived as (
     on conflict (slot, usr, conv) do update set ord = greatest(arrived.ord, excluded.ord)),
 related as materialized (
     select distinct on (r.slot, r.usr, r.other) r.slot, r.usr, r.other, r.uid, r.relation
-    from unnest($109::int4[], $110::int8[], $111::int8[], $112::int8[], $113::int8[], $114::text[], $115::int4[])
+    from unnest($113::int4[], $114::int8[], $115::int8[], $116::int8[], $117::int8[], $118::text[], $119::int4[])
         r (slot, usr, conv, ord, other, uid, relation)
     join arrival a on a.slot = r.slot and a.usr = r.usr and a.conv = r.conv and a.ord = r.ord
     order by r.slot, r.usr, r.other, a.pos desc),
@@ -190,7 +190,7 @@ old_relation as (
     delete from relation n using related r where r.relation = 0 and n.slot = r.slot and n.usr = r.usr and n.other = r.other),
 invitation_new as materialized (
     select r.slot, r.usr, r.conv, max(a.pos) as pos
-    from unnest($116::int4[], $117::int8[], $118::int8[], $119::int8[]) r (slot, usr, conv, ord)
+    from unnest($120::int4[], $121::int8[], $122::int8[], $123::int8[]) r (slot, usr, conv, ord)
     join arrival a on a.slot = r.slot and a.usr = r.usr and a.conv = r.conv and a.ord = r.ord
     group by r.slot, r.usr, r.conv),
 new_invitation as (
@@ -203,7 +203,7 @@ old_invitation as (
             select x.pos from invitation x where x.slot = n.slot and x.usr = n.usr order by x.pos desc limit 63) t)
         and not exists (select from invitation_new k where k.slot = i.slot and k.usr = i.usr and k.conv = i.conv)),
 invited_now as materialized (
-    select * from unnest($120::int4[], $121::int8[], $122::int8[], $123::bool[]) v (slot, conv, usr, is_invited)
+    select * from unnest($124::int4[], $125::int8[], $126::int8[], $127::bool[]) v (slot, conv, usr, is_invited)
     where slot in (select slot from fence)),
 new_invited as (
     insert into invited (slot, conv, usr) select slot, conv, usr from invited_now where is_invited on conflict do nothing),
@@ -211,17 +211,18 @@ old_invited as (
     delete from invited v using (
         select slot, conv, usr from invited_now where not is_invited
         union all
-        select slot, conv, null::int8 from unnest($124::int4[], $125::int8[]) u (slot, conv) where slot in (select slot from fence)) o
+        select slot, conv, null::int8 from unnest($128::int4[], $129::int8[]) u (slot, conv) where slot in (select slot from fence)) o
     where v.slot = o.slot and v.conv = o.conv and (o.usr is null or v.usr = o.usr)),
 new_setting as (
     insert into setting (slot, usr, who_may_add)
-    select * from unnest($126::int4[], $127::int8[], $128::int4[]) s (slot, usr, who_may_add)
+    select * from unnest($130::int4[], $131::int8[], $132::int4[]) s (slot, usr, who_may_add)
     where s.slot in (select slot from fence)
     on conflict (slot, usr) do update set who_may_add = excluded.who_may_add),
 listed as materialized (
-    select * from unnest($82::int4[], $83::int8[], $84::int8[], $85::text[], $86::int8[])
-        l (slot, usr, conv, id, since)
-    where slot in (select slot from fence)),
+    select l.slot, l.usr, l.conv, l.id, case when l.is_member then l.pos end as since
+    from unnest($82::int4[], $83::int8[], $84::int8[], $85::text[], $86::int8[], $87::bool[])
+        l (slot, usr, conv, id, pos, is_member)
+    join arrival a on a.slot = l.slot and a.usr = l.usr and a.pos = l.pos),
 new_listing as (
     insert into listing (slot, usr, conv, id, since) select slot, usr, conv, id, since from listed where since is not null
     on conflict (slot, usr, conv) do update set since = excluded.since),
@@ -232,9 +233,9 @@ joined as (
 old_listing as (
     delete from listing g using listed l where l.since is null and g.slot = l.slot and g.usr = l.usr and g.conv = l.conv),
 ack as materialized (
-    select slot, usr, device, max(acked) as acked, max(trimmed) as trimmed
-    from unnest($87::int4[], $88::int8[], $89::int8[], $90::int8[], $91::int8[])
-        c (slot, usr, device, acked, trimmed)
+    select slot, usr, device, max(acked) as acked, max(trimmed) as trimmed, max(seen) as seen, bool_or(is_gone) as is_gone
+    from unnest($88::int4[], $89::int8[], $90::int8[], $91::int8[], $92::int8[], $93::int8[], $94::bool[])
+        c (slot, usr, device, acked, trimmed, seen, is_gone)
     where slot in (select slot from fence) group by slot, usr, device),
 stream as (
     select slot, usr, max(pos) as pos, max(trimmed) as trimmed from (
@@ -244,7 +245,7 @@ stream as (
 new_account as (
     insert into account (slot, usr, uid, last_pos, trimmed)
     select a.slot, a.usr, a.uid, coalesce(s.pos, 0), 0
-    from unnest($92::int4[], $93::int8[], $94::text[]) a (slot, usr, uid)
+    from unnest($95::int4[], $96::int8[], $97::text[]) a (slot, usr, uid)
     left join stream s on s.slot = a.slot and s.usr = a.usr
     where a.slot in (select slot from fence)),
 old_account as (
@@ -252,26 +253,31 @@ old_account as (
     from stream s where a.slot = s.slot and a.usr = s.usr),
 new_profile as (
     insert into profile (slot, usr, body)
-    select * from unnest($106::int4[], $107::int8[], $108::bytea[]) p (slot, usr, body) where p.slot in (select slot from fence)
+    select * from unnest($110::int4[], $111::int8[], $112::bytea[]) p (slot, usr, body) where p.slot in (select slot from fence)
     on conflict (slot, usr) do update set body = excluded.body),
 new_device as (
-    insert into device (slot, usr, device, name, platform, acked)
-    select * from unnest($95::int4[], $96::int8[], $97::int8[], $98::text[], $99::int8[], $100::int8[])
-        d (slot, usr, device, name, platform, acked)
+    insert into device (slot, usr, device, name, platform, acked, seen)
+    select * from unnest($98::int4[], $99::int8[], $100::int8[], $101::text[], $102::int8[], $103::int8[], $104::int8[])
+        d (slot, usr, device, name, platform, acked, seen)
     where d.slot in (select slot from fence)),
 old_device as (
-    update device d set acked = greatest(d.acked, k.acked) from ack k
-    where d.slot = k.slot and d.usr = k.usr and d.device = k.device),
+    update device d set acked = greatest(d.acked, k.acked), seen = greatest(d.seen, k.seen) from ack k
+    where not k.is_gone and d.slot = k.slot and d.usr = k.usr and d.device = k.device),
+gone_device as (
+    delete from device d using ack k where k.is_gone and d.slot = k.slot and d.usr = k.usr and d.device = k.device),
+last_gone as (
+    insert into device_gone as g (slot, usr, device) select slot, usr, max(device) from ack where is_gone group by slot, usr
+    on conflict (slot, usr) do update set device = greatest(g.device, excluded.device)),
 trimmed as (
     delete from inbox i using (select slot, usr, max(trimmed) as trimmed from ack group by slot, usr) k
     where i.slot = k.slot and i.usr = k.usr and i.pos <= k.trimmed),
 confirmed as (
     delete from outbox o using (
-        select * from unnest($101::int4[], $102::int8[], $103::int8[], $104::int8[]) c (slot, conv, usr, ord)
+        select * from unnest($105::int4[], $106::int8[], $107::int8[], $108::int8[]) c (slot, conv, usr, ord)
         where slot in (select slot from fence)) c
     where o.slot = c.slot and o.conv = c.conv and o.usr = c.usr and o.ord <= c.ord),
 id as (
-    insert into node_id as i (number, last_id) values ($3, $105)
+    insert into node_id as i (number, last_id) values ($3, $109)
     on conflict (number) do update set last_id = greatest(i.last_id, excluded.last_id))
 select 0::int4 as kind, f.at as n, 0::int8, 0::int8, 0::int8, 0::int8
 from unnest($1::int4[]) with ordinality f (slot, at) where f.slot not in (select slot from fence)
@@ -289,7 +295,13 @@ pub(super) const ACCOUNT_BY_UID: &str = "select usr, uid, last_pos from account 
 pub(super) const ACCOUNT: &str = "select usr, uid, last_pos from account where slot = $1 and usr = $2";
 /// Devices of a user. Parameters: slot, user.
 pub(super) const DEVICES: &str =
-    "select device, name, platform, acked from device where slot = $1 and usr = $2 order by device";
+    "select device, name, platform, acked, seen from device where slot = $1 and usr = $2 order by device";
+/// Largest number of a device that is gone. Parameters: slot, user.
+pub(super) const LAST_GONE: &str = "select device from device_gone where slot = $1 and usr = $2";
+/// Devices of users by name. Parameters: slots, uids.
+pub(super) const DEVICES_OF: &str = "
+select d.device, d.name, d.platform, d.acked, d.seen, d.usr from unnest($1::int4[], $2::text[]) with ordinality w (slot, uid, n)
+join account a on a.slot = w.slot and a.uid = w.uid join device d on d.slot = a.slot and d.usr = a.usr order by w.n, d.device";
 /// Last order of each conversation in a user's stream. Parameters: slot, user.
 pub(super) const ARRIVED: &str = "select conv, ord from arrived where slot = $1 and usr = $2 order by conv";
 /// A conversation by its id. Parameters: slot, id.

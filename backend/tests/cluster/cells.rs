@@ -26,6 +26,7 @@ pub(crate) struct UserTable {
     pub(crate) uid: Arc<str>,
     profile: Option<Bytes>,
     devices: Vec<DeviceRow>,
+    last_gone: u32,
     inbox: BTreeMap<u64, EntryRow>,
     end: u64,
     trimmed: u64,
@@ -321,9 +322,16 @@ impl Cells {
         self.change(transaction, &is_ours);
         for row in transaction.cursors.iter().filter(|row| is_ours(row.user.number())) {
             let user = self.users.get_mut(&row.user).expect("a user");
-            let device = user.devices.iter_mut().find(|it| it.number == row.device).expect("a device");
+            let at = user.devices.iter().position(|it| it.number == row.device).expect("a device");
             assert!(row.acked <= user.end, "an ack of what there is");
-            device.acked = device.acked.max(row.acked);
+            if row.is_gone {
+                user.devices.remove(at);
+                user.last_gone = user.last_gone.max(row.device.0);
+            } else {
+                let device = &mut user.devices[at];
+                device.acked = device.acked.max(row.acked);
+                device.seen_ms = device.seen_ms.max(row.seen_ms);
+            }
             let trimmed = user.devices.iter().map(|device| device.acked).min().unwrap_or(0);
             assert!(row.trimmed <= trimmed, "what a device has not acked stays");
             user.trimmed = user.trimmed.max(row.trimmed);
@@ -335,6 +343,7 @@ impl Cells {
             account.known_at.insert(device.name.clone(), account.trimmed);
             let devices = &mut account.devices;
             assert!(devices.iter().all(|it| it.number != device.number), "numbers are given once");
+            assert!(device.number.0 > account.last_gone, "numbers are not given again");
             devices.push(device.clone());
         }
         for row in transaction.confirmed.iter().filter(|row| is_ours(row.conversation.number())) {
@@ -374,13 +383,20 @@ impl Cells {
             }
         }
         for row in transaction.listed.iter().filter(|row| is_ours(row.user.number())) {
-            let listing = &mut self.users.get_mut(&row.user).expect("a user").listing;
-            match row.since {
-                Some(since) => _ = listing.insert(row.conversation, (row.id.clone(), since)),
-                None => _ = listing.remove(&row.conversation),
+            let account = self.users.get_mut(&row.user).expect("a user");
+            // Without the entry, a fence of the conversation was lost.
+            let is_entry =
+                |(of, _, at): &(ConversationId, u64, u64)| (*of, *at) == (row.conversation, row.position);
+            if !account.history.iter().any(is_entry) {
+                continue;
+            }
+            if row.is_member {
+                account.listing.insert(row.conversation, (row.id.clone(), row.position));
+            } else {
+                account.listing.remove(&row.conversation);
             }
             let is_row = |it: &InvitationRow| (it.user, it.conversation) == (row.user, row.conversation);
-            if row.since.is_some() && !transaction.invitations.iter().any(is_row) {
+            if row.is_member && !transaction.invitations.iter().any(is_row) {
                 self.users.get_mut(&row.user).expect("a user").invitations.remove(&row.conversation);
             }
         }
@@ -541,6 +557,7 @@ impl UserTable {
             uid,
             profile: None,
             devices: Vec::new(),
+            last_gone: 0,
             inbox: BTreeMap::new(),
             end: 0,
             trimmed: 0,

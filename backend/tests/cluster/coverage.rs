@@ -151,6 +151,10 @@ coverage! {
     joined_by_invitation;
     /// Lists of invitations with something in them.
     invitations_listed;
+    /// Devices removed.
+    devices_removed;
+    /// Devices in lists.
+    devices_listed;
     /// Events that devices received.
     event_pushes;
     /// Events that devices had before.

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 /// A group that clients make, and make again when it has ended.
 pub(crate) const MADE: &str = "group:made";
 /// Requests of each device.
-const REQUESTS: u64 = 12;
+const REQUESTS: u64 = 14;
 /// Time after which a request without an answer is asked again, in milliseconds.
 const ANSWER_MS: u64 = 2500;
 
@@ -53,6 +53,11 @@ impl Requests {
             let (method, payload) = request(random, user, device);
             waiting.push((at, method, payload));
         }
+        if device == 0 {
+            // Two and two, so that somebody may write where only friends do.
+            let (method, payload) = relate(format!("user{}", user ^ 1), im::RelationChange::Befriend);
+            waiting.push((510, method, payload));
+        }
         if device == 0 && user < 2 {
             let members = (0..3).map(|user| format!("user{user}")).collect();
             let create = im::GroupCreateRequest { group: "made".into(), members };
@@ -74,13 +79,18 @@ impl Requests {
     }
 }
 
+fn relate(user: String, change: im::RelationChange) -> (&'static str, Bytes) {
+    let (change, text) = (change.into(), String::new());
+    ("im.relation", encode(&im::RelationRequest { user, change, text }))
+}
+
 fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, Bytes) {
     let conversation = if random.one_in(2) { GROUP } else { MADE }.to_owned();
     let other = || format!("user{}", random.below(6));
     let mut random_user = other;
     let (first, second) = (random_user(), random_user());
     let change = im::GroupChangeRequest { conversation: conversation.clone(), ..Default::default() };
-    match random.below(24) {
+    match random.below(28) {
         0 | 1 => ("im.group.join", encode(&im::GroupRequest { conversation, after: String::new() })),
         2 => ("im.group.leave", encode(&im::GroupRequest { conversation, after: String::new() })),
         3 => {
@@ -100,7 +110,7 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
             let change = im::GroupChangeRequest { user: first, role: role.into(), ..change };
             ("im.group.change", encode(&change))
         }
-        8 => {
+        8 | 26 | 27 => {
             let mut pair = [format!("user{user}"), first];
             pair.sort();
             let conversation =
@@ -129,8 +139,7 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
                 6 => im::RelationChange::Block,
                 _ => im::RelationChange::Unblock,
             };
-            let (change, text) = (change.into(), String::new());
-            ("im.relation", encode(&im::RelationRequest { user: first, change, text }))
+            relate(first, change)
         }
         // One device alone, as of profiles.
         22 if device == 0 && format!("user{user}") != PRIVATE => {
@@ -139,6 +148,11 @@ fn request(random: &mut Random, user: usize, device: usize) -> (&'static str, By
             ("im.settings.set", encode(&im::SettingsSetRequest { settings }))
         }
         22 | 23 => ("im.settings.get", Bytes::new()),
+        24 if random.one_in(2) => {
+            let remove = im::DeviceRemoveRequest { device: format!("device{}", 1 - device) };
+            ("im.device.remove", encode(&remove))
+        }
+        24 | 25 => ("im.devices", Bytes::new()),
         21 => ("im.relations", encode(&im::RelationsRequest::default())),
         // Which message is chosen when it is sent.
         11 | 12 => ("im.recall", Bytes::new()),
@@ -215,6 +229,13 @@ impl World {
                         let set: im::SettingsSetRequest = decode(&payload).expect("a request");
                         let rule = set.settings.map(|settings| settings.who_may_add);
                         self.gateway.devices[device].requests.who_may_add = rule;
+                    }
+                    "im.device.remove" => self.coverage.devices_removed += 1,
+                    "im.devices" => {
+                        let got: im::DevicesResponse = decode(&resp.payload).expect("devices");
+                        // The device itself may have been removed in between.
+                        assert!(got.devices.iter().all(|it| it.seen_ms > 0), "{got:?}");
+                        self.coverage.devices_listed += got.devices.len() as u64;
                     }
                     "im.settings.get" => {
                         let got: im::SettingsGetResponse = decode(&resp.payload).expect("settings");

@@ -158,3 +158,38 @@ fn invitations(person: &Person) -> Vec<String> {
     let got = person.devices[0].request("im.settings.get", Bytes::new(), Repeat::UntilAnswered, PATIENCE);
     decode::<SettingsGetResponse>(&got.expect("settings")).expect("settings").invitations
 }
+
+#[test]
+fn a_removed_device_is_ended_and_comes_again_as_a_new_one() {
+    let test = "a_removed_device_is_ended_and_comes_again_as_a_new_one";
+    let Some(mut cluster) = Cluster::start_with(test, &["im.devices_max=3"]) else { return };
+    let people = people(&cluster);
+    let names = |person: &Person| -> Vec<String> {
+        let devices = person.devices[0].devices(PATIENCE).expect("devices");
+        devices.into_iter().map(|device| device.device).collect()
+    };
+    for person in &people {
+        let pad = connect(cluster.gateway(0).listener, &person.uid, "pad");
+        until("the pad", || (names(person) == ["d0", "pad"]).then_some(()));
+        person.devices[0].remove_device("pad", PATIENCE).expect("removed");
+        until("the end of its login", || pad.conversations(PATIENCE).is_err().then_some(()));
+        assert_eq!(names(person), ["d0"]);
+    }
+    let address = cluster.nodes.remove(&1).expect("it runs").kill();
+    cluster.until_owned(&[2, 3]);
+    cluster.start_node(1, &address.to_string());
+    cluster.until_owned(&[1, 2, 3]);
+    for person in &people {
+        assert_eq!(names(person), ["d0"], "the cell says so, too");
+        let later = ["pad", "tab"].map(|name| connect(cluster.gateway(0).listener, &person.uid, name));
+        until("three devices", || (names(person).len() == 3).then_some(()));
+        // The device that was seen longest ago makes room.
+        let desk = connect(cluster.gateway(0).listener, &person.uid, "desk");
+        until("the end of the first device", || {
+            person.devices[0].conversations(PATIENCE).is_err().then_some(())
+        });
+        let left = desk.devices(PATIENCE).expect("devices");
+        assert_eq!((left.len(), left.iter().any(|device| device.device == "d0")), (3, false), "{left:?}");
+        drop(later);
+    }
+}

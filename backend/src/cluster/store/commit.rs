@@ -203,12 +203,18 @@ impl Outcomes<'_> {
                 }
                 Done::LoggedIn(ticket, logged_in) => {
                     let slot = slot_of(logged_in.user.number());
-                    self.store.known.learn_user(logged_in.user, logged_in.names.uid());
                     let logged_in = (!applied.lost.contains(&slot)).then_some(logged_in);
                     if let Some(logged_in) = &logged_in {
+                        self.store.known.learn_user(logged_in.user, logged_in.names.uid());
                         *self.store.online.entry(logged_in.user).or_default() += 1;
                     }
                     self.store.done.push_back((ticket, Completion::LoggedIn(logged_in)));
+                }
+                Done::Removed((user, device)) => {
+                    // It may have logged in again before the removal was due.
+                    if !applied.lost.contains(&slot_of(user.number())) {
+                        self.store.arrived.removed.push((user, device));
+                    }
                 }
                 Done::Backlog(ticket, backlog) => {
                     self.store.done.push_back((ticket, Completion::Backlog(backlog)));

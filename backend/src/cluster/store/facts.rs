@@ -1,5 +1,6 @@
 //! [`Store`] and [`Facts`] of a node.
 
+use super::devices::{NewLogin, infos};
 use super::questions::Asking;
 use super::reads::{PageAsk, Reading};
 use super::{ClusterStore, Op, Place};
@@ -25,7 +26,7 @@ impl ClusterStore {
                 if gone_ms > 0 {
                     end_session(&mut self.online, user);
                 }
-                self.push(slot_of(user.number()), Op::Acked(user, device, position));
+                self.push(slot_of(user.number()), Op::Acked(user, device, position, gone_ms));
                 Outcome::Done(Ok(None))
             }
             write @ (Write::CreateGroup { .. }
@@ -36,6 +37,7 @@ impl ClusterStore {
             | Write::Relate { .. }
             | Write::Invite { .. }
             | Write::SetSettings { .. }
+            | Write::RemoveDevice { .. }
             | Write::SetProfile { .. }) => {
                 return Asking { store: self }.write_question(place, write, invite);
             }
@@ -121,9 +123,10 @@ impl Store for ClusterStore {
                     }
                 }
             }
-            Command::Login(Login { uid, device, platform, .. }) => {
-                let op = Op::Login(ticket, uid.as_str().into(), device.into(), platform);
-                self.push(Slot::of(&uid), op);
+            Command::Login(Login { uid, device, platform, now_ms, .. }) => {
+                let slot = Slot::of(&uid);
+                let login = NewLogin { uid: uid.into(), device: device.into(), platform, now_ms };
+                self.push(slot, Op::Login(ticket, login));
             }
             Command::Read(read) => self.read(ticket, read),
         }
@@ -254,7 +257,10 @@ impl Facts for ClusterStore {
         self.known.relations(user).to_vec()
     }
 
-    fn devices(&self, _: UserId) -> Vec<DeviceInfo> {
-        Vec::new()
+    fn devices(&self, user: UserId) -> Vec<DeviceInfo> {
+        // The owner of the user knows when devices came that are there.
+        let owned = self.slots.get(&slot_of(user.number())).filter(|owned| owned.is_ready);
+        let known = owned.and_then(|owned| owned.users.get(&user));
+        known.map_or_else(|| self.known.devices(user), |known| infos(known.devices.iter()))
     }
 }

@@ -68,7 +68,7 @@ impl Build<'_> {
         passage: Passage,
         (order, position): (u64, u64),
     ) {
-        let since = match passage {
+        let is_member = match passage {
             Passage::Stays => return,
             Passage::Invited => {
                 return self.transaction.invitations.push(InvitationRow { user, conversation, order });
@@ -76,10 +76,10 @@ impl Build<'_> {
             Passage::Relates(other, relation) => {
                 return self.list_relation(user, (conversation, id), (other, relation), order);
             }
-            Passage::Enters => Some(position),
-            Passage::Leaves => None,
+            Passage::Enters => true,
+            Passage::Leaves => false,
         };
-        self.listed.insert((user, conversation), (id.clone(), since));
+        self.listed.insert((user, conversation), (id.clone(), position, is_member));
     }
 
     /// Gives a message or event a position in the stream of a user, if the stream is here and has everything before it.

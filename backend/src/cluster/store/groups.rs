@@ -100,6 +100,7 @@ impl Build<'_> {
             Question::MakeUser { uid } if owned.uids.contains_key(uid) => return Vec::new(),
             Question::MakeUser { uid } => return vec![Load::User(uid.clone())],
             Question::SetProfile { .. } | Question::SetSettings { .. } => return Vec::new(),
+            Question::RemoveDevice { user, .. } => return owned.need_of_user(*user),
             Question::Invite { first: Some(first), users, .. } => {
                 let mut needs = self.needs_of_place(slot, owned, first);
                 needs.extend(self.needs_of_users(slot, users));
@@ -178,6 +179,10 @@ impl Build<'_> {
                 self.transaction.fence(slot, owned.epoch);
                 self.transaction.settings.retain(|(known, _)| known != user);
                 self.transaction.settings.push((*user, *who_may_add));
+                return Ok(Some(Answered::Done));
+            }
+            Question::RemoveDevice { user, device } => {
+                self.remove_device(slot, *user, *device);
                 return Ok(Some(Answered::Done));
             }
             Question::Invite { id, by, users, event, first } => {
@@ -259,6 +264,7 @@ impl Build<'_> {
             Question::MakeUser { .. }
             | Question::SetProfile { .. }
             | Question::SetSettings { .. }
+            | Question::RemoveDevice { .. }
             | Question::CreateGroup { .. }
             | Question::Invite { .. }
             | Question::Relate { .. } => {}
@@ -299,6 +305,7 @@ impl Build<'_> {
             owned.users_count += 1;
             let user = UserId::new(number_in(slot, owned.users_count));
             owned.uids.insert(uid.clone(), Some(user));
+            owned.absent.remove(&user.number());
             owned.users.insert(user, User::new(uid.clone()));
             self.transaction.users.push((user, uid.clone()));
             self.transaction.fence(slot, owned.epoch);

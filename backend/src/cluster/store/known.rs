@@ -7,7 +7,9 @@ use super::questions::HeadRow;
 use crate::cluster::cell::{Content, ConversationRow, Deliver, Passage};
 use crate::im::names;
 use crate::im::store::rules::relations::{Both, Counts};
-use crate::im::store::{ConversationId, GroupSettings, Member, Relation, Role, UserId, WhoMayAdd};
+use crate::im::store::{
+    ConversationId, DeviceInfo, GroupSettings, Member, Relation, Role, UserId, WhoMayAdd,
+};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
@@ -45,6 +47,7 @@ pub(super) struct KnownFacts {
     relation_counts: HashMap<UserId, Counts>,
     /// Rules of users that are not the default.
     who_may_add: HashMap<UserId, WhoMayAdd>,
+    devices: HashMap<UserId, Vec<DeviceInfo>>,
     /// Groups to which users are invited, oldest invitation first.
     invitations: HashMap<UserId, Vec<ConversationId>>,
 }
@@ -113,6 +116,14 @@ impl KnownFacts {
         } else {
             self.who_may_add.insert(user, who_may_add);
         }
+    }
+
+    pub(super) fn devices(&self, user: UserId) -> Vec<DeviceInfo> {
+        self.devices.get(&user).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn learn_devices(&mut self, user: UserId, devices: Vec<DeviceInfo>) {
+        self.devices.insert(user, devices);
     }
 
     /// Returns the groups to which a user is invited, oldest invitation first.
@@ -285,6 +296,7 @@ impl KnownFacts {
         // Lists are long, and asked for again each time.
         self.relations.clear();
         self.invitations.clear();
+        self.devices.clear();
         let relations = self.pairs.len() + self.relation_counts.len() + self.who_may_add.len();
         if self.heads.len() + self.uids.len() + relations > KNOWN_MAX {
             *self = Self::default();

@@ -16,6 +16,7 @@
 
 mod batches;
 mod commit;
+mod devices;
 mod facts;
 mod fanout;
 mod groups;
@@ -80,6 +81,7 @@ pub const GROUP_MEMBERS_MAX: usize = 1000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) group_members: usize,
+    pub(super) devices: usize,
     pub(super) recall_window_ms: u64,
     pub(super) relations: rules::relations::Limits,
     pub(super) rules: Rules,
@@ -90,7 +92,8 @@ impl Limits {
         let group_members = config.group_members_max.min(GROUP_MEMBERS_MAX);
         let recall_window_ms = u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX);
         let relations = rules::relations::Limits::new(config);
-        Self { group_members, recall_window_ms, relations, rules: Rules::new(config) }
+        let devices = config.devices_max.max(1);
+        Self { group_members, devices, recall_window_ms, relations, rules: Rules::new(config) }
     }
 }
 

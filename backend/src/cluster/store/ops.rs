@@ -4,20 +4,20 @@
 //! gets the next seq, and for bob the next position of bob's stream, or a place in the outbox. Nothing is numbered while a
 //! transaction of the same cell is under way, so numbers that were given are right as soon as that transaction is.
 
+use super::devices::NewLogin;
 use super::fanout::Audience;
 use super::questions::{Answered, Kind, Question};
 use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot};
 use super::{Layout, Limits, batches::Place};
 use crate::cluster::cell::{
-    ArrivalRow, Content, ConversationRow, CursorRow, Deliver, DeviceRow, EmptiedRow, Ends, Known, ListedRow,
-    Load, Membership, MessageRow, Transaction, number_in, slot_of,
+    ArrivalRow, Content, ConversationRow, Deliver, EmptiedRow, Ends, Known, ListedRow, Load, Membership,
+    MessageRow, Transaction, number_in, slot_of,
 };
 use crate::cluster::chain::{self, Arrival};
-use crate::im::names::Names;
 use crate::im::store::rules::recalls;
 use crate::im::store::{
-    Backlog, ConversationId, DeviceCursor, DeviceNumber, GroupSettings, LoggedIn, Member, Origin, Refusal,
-    Relation, Role, Ticket, UserId, rules, seal_at,
+    Backlog, ConversationId, DeviceNumber, GroupSettings, LoggedIn, Member, Origin, Refusal, Relation, Role,
+    Ticket, UserId, rules, seal_at,
 };
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
@@ -89,11 +89,11 @@ pub(super) enum Op {
     Append(Append, Asker),
     /// With the order of its event in a transaction whose outcome is unknown.
     Ask(Box<Question>, Asker, Option<u64>),
-    /// Name, device and platform.
-    Login(Ticket, Arc<str>, Arc<str>, u32),
+    Login(Ticket, NewLogin),
     /// From this node.
     Deliver(Deliver, NodeId),
-    Acked(UserId, DeviceNumber, u64),
+    /// Position, and the Unix time in milliseconds at which the device went; 0: it is there.
+    Acked(UserId, DeviceNumber, u64, u64),
     Backlog(Ticket, UserId),
     /// A user with sessions here, whose slot was taken over: what was stored in between is to be pushed.
     Wake(UserId),
@@ -113,6 +113,8 @@ pub(super) enum Done {
     Answered(Asker, Kind, Slot, Result<Answered, Refusal>),
     LoggedIn(Ticket, LoggedIn),
     Backlog(Ticket, Backlog),
+    /// The end of a device.
+    Removed(Origin),
     /// A message in a stream, at this position.
     Arrived(Box<Deliver>, u64),
     /// The sender's node may forget what a conversation had for a user, up to an order.
@@ -140,7 +142,7 @@ pub(super) struct Build<'a> {
     /// Invitations to groups, and their ends (false).
     pub(super) invited: BTreeMap<(ConversationId, UserId), bool>,
     /// Changes of lists of conversations.
-    pub(super) listed: BTreeMap<(UserId, ConversationId), (Arc<str>, Option<u64>)>,
+    pub(super) listed: BTreeMap<(UserId, ConversationId), (Arc<str>, u64, bool)>,
 }
 
 impl<'a> Build<'a> {
@@ -189,8 +191,13 @@ impl<'a> Build<'a> {
         let invited = std::mem::take(&mut self.invited).into_iter();
         transaction.invited.extend(invited.map(|((of, user), is_invited)| (of, user, is_invited)));
         let listed = std::mem::take(&mut self.listed).into_iter();
-        let listed =
-            listed.map(|((user, conversation), (id, since))| ListedRow { user, conversation, id, since });
+        let listed = listed.map(|((user, conversation), (id, position, is_member))| ListedRow {
+            user,
+            conversation,
+            id,
+            position,
+            is_member,
+        });
         transaction.listed.extend(listed);
     }
 
@@ -205,17 +212,14 @@ impl<'a> Build<'a> {
         match op {
             Op::Append(append, _) => self.needs_of_append(slot, owned, append),
             Op::Ask(question, ..) => self.needs_of_question(slot, owned, question),
-            Op::Login(_, uid, ..) => match owned.uids.get(uid) {
+            Op::Login(_, NewLogin { uid, .. }) => match owned.uids.get(uid) {
                 None => vec![Load::User(uid.clone())],
                 Some(_) => Vec::new(),
             },
             Op::Deliver(Deliver { user, .. }, _)
             | Op::Acked(user, ..)
             | Op::Backlog(_, user)
-            | Op::Wake(user) => {
-                let is_known = owned.users.contains_key(user) || owned.absent.contains(&user.number());
-                if is_known { Vec::new() } else { vec![Load::UserNumber(*user)] }
-            }
+            | Op::Wake(user) => owned.need_of_user(*user),
         }
     }
 
@@ -282,17 +286,12 @@ impl<'a> Build<'a> {
             Op::Ask(question, ..) if question.creates().is_some_and(|id| self.has_just_ended(slot, id)) => {
                 return false;
             }
+            Op::Ask(question, ..) if self.is_of_new_device(question) => return false,
             Op::Ask(question, asker, tried) => *tried = self.ask(slot, question, *asker, *tried),
-            Op::Login(ticket, uid, device, platform) => self.log_in(slot, *ticket, uid, device, *platform),
+            Op::Login(ticket, login) => return self.log_in(slot, *ticket, login),
             Op::Deliver(deliver, from) => self.deliver(slot, deliver, *from),
-            Op::Acked(user, device, position) => {
-                let Some(owned) = self.slots.get_mut(&slot) else { return true };
-                let acked = owned.users.get_mut(user).and_then(|known| known.ack(*device, *position));
-                if let Some((acked, trimmed)) = acked {
-                    self.transaction.fence(slot, owned.epoch);
-                    let (user, device) = (*user, *device);
-                    self.transaction.cursors.push(CursorRow { user, device, acked, trimmed });
-                }
+            Op::Acked(user, device, position, gone_ms) => {
+                self.on_acked(slot, (*user, *device), *position, *gone_ms);
             }
             Op::Backlog(ticket, user) => {
                 let known = self.slots.get(&slot).and_then(|owned| owned.users.get(user));
@@ -417,27 +416,6 @@ impl<'a> Build<'a> {
         has_moved
     }
 
-    fn log_in(&mut self, slot: Slot, ticket: Ticket, uid: &Arc<str>, device: &Arc<str>, platform: u32) {
-        let user = self.user_of(slot, uid);
-        let Some(owned) = self.slots.get_mut(&slot) else { return };
-        let Some(known) = owned.users.get_mut(&user) else { return };
-        let (number, acked, is_new) = if let Some(device) = known.device(device) {
-            (device.number, device.acked, false)
-        } else {
-            let newest = known.devices.iter().map(|device| device.number.0).max().unwrap_or(0);
-            let row =
-                DeviceRow { number: DeviceNumber(newest + 1), name: device.clone(), platform, acked: 0 };
-            let number = row.number;
-            known.devices.push(row.clone());
-            self.transaction.devices.push((user, row));
-            self.transaction.fence(slot, owned.epoch);
-            (number, 0, true)
-        };
-        let cursor = DeviceCursor { device: number, acked, is_new, forgotten: None };
-        let logged_in = LoggedIn { user, names: Names::new(&known.uid, device), cursor };
-        self.done.push(Done::LoggedIn(ticket, logged_in));
-    }
-
     fn deliver(&mut self, slot: Slot, deliver: &Deliver, from: NodeId) {
         let Deliver { user, conversation, order, after, content, passage, origin, .. } = *deliver;
         let Some(owned) = self.slots.get_mut(&slot) else { return };
@@ -497,5 +475,6 @@ pub(super) fn open_pair(
 pub(super) fn open(owned: &mut OwnedSlot, row: ConversationRow, opened: &mut BTreeSet<ConversationId>) {
     opened.insert(row.conversation);
     owned.ids.insert(row.id.clone(), Some(row.conversation));
+    owned.absent.remove(&row.conversation.number());
     owned.conversations.insert(row.conversation, Conversation::new(row, Ends::default()));
 }

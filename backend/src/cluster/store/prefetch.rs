@@ -3,6 +3,7 @@
 //! alice wants to be bob's friend: his name and his settings are read from his cell, what both make of each other from that of
 //! their conversation, and the numbers of their relations from both cells.
 
+use super::devices::infos;
 use super::ownership::Pending;
 use super::questions::Asking;
 use super::reads::Reading;
@@ -33,6 +34,8 @@ impl Whose {
 struct Loads {
     /// Names of users.
     contacts: BTreeMap<CellId, BTreeSet<Arc<str>>>,
+    /// Names of users whose devices are asked for.
+    devices: BTreeMap<CellId, BTreeSet<Arc<str>>>,
     /// Ids of conversations of two users.
     pairs: BTreeMap<CellId, BTreeSet<Arc<str>>>,
     others: BTreeMap<CellId, Vec<Load>>,
@@ -41,7 +44,10 @@ struct Loads {
 impl Loads {
     /// Returns the reads, with one for all names of a kind.
     fn by_cell(self) -> BTreeMap<CellId, Vec<Load>> {
-        let Self { contacts, pairs, mut others } = self;
+        let Self { contacts, devices, pairs, mut others } = self;
+        for (cell, uids) in devices {
+            others.entry(cell).or_default().push(Load::Devices(uids.into_iter().collect()));
+        }
         for (cell, uids) in contacts {
             others.entry(cell).or_default().push(Load::Contacts(uids.into_iter().collect()));
         }
@@ -121,6 +127,11 @@ impl Reading<'_> {
             Need::Contact(uid, user) | Need::Presence(uid, user) | Need::Relating(uid, user) => {
                 (uid.as_str().into(), name_of(user))
             }
+            Need::Devices(user) => {
+                let uid = name_of(user);
+                uid.into_iter().for_each(|uid| _ = loads.devices.entry(cell(&uid)).or_default().insert(uid));
+                return;
+            }
             Need::Relation(user, other) => match name_of(other) {
                 Some(uid) => (uid, name_of(user)),
                 None => return,
@@ -135,6 +146,9 @@ impl Reading<'_> {
             return;
         }
         loads.contacts.entry(cell(&first)).or_default().insert(first.clone());
+        if matches!(need, Need::Presence(..)) {
+            loads.devices.entry(cell(&first)).or_default().insert(first.clone());
+        }
         if first != second {
             let mut id = String::new();
             names::write_one_to_one(&mut id, &first, &second);
@@ -237,6 +251,14 @@ impl Reading<'_> {
             }
             Loaded::Pairs(pairs) => {
                 pairs.into_iter().for_each(|(id, pair)| self.store.known.learn_pair(id, pair));
+            }
+            Loaded::Devices(devices) => {
+                for of_user in devices.chunk_by(|(user, _), (next, _)| user == next) {
+                    let devices = infos(of_user.iter().map(|(_, device)| device));
+                    of_user.first().into_iter().for_each(|(user, _)| {
+                        self.store.known.learn_devices(*user, devices.clone());
+                    });
+                }
             }
             Loaded::Relations(user, all) => self.store.known.learn_relations(user, all),
             Loaded::RelationCounts(Some((user, counts))) => self.store.known.learn_counts(user, counts),

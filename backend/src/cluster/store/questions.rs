@@ -8,8 +8,8 @@ use crate::cluster::cell::slot_of;
 use crate::im::store::rules::Wish;
 use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{
-    ConversationId, Delivery, GroupChange, Origin, Outcome, Recipient, Refusal, Relation, RelationChange,
-    Ticket, UserId, WhoMayAdd, Write,
+    ConversationId, Delivery, DeviceNumber, GroupChange, Origin, Outcome, Recipient, Refusal, Relation,
+    RelationChange, Ticket, UserId, WhoMayAdd, Write,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
@@ -104,6 +104,13 @@ pub enum Question {
         /// Question that makes or changes the group. `None`: there is none.
         first: Option<Box<Question>>,
     },
+    /// Removes a device of a user. Unknown: no change.
+    RemoveDevice {
+        /// The user.
+        user: UserId,
+        /// The device.
+        device: DeviceNumber,
+    },
     /// Sets who may make a user a member of a group.
     SetSettings {
         /// The user.
@@ -180,7 +187,9 @@ impl Question {
             | Self::MakeUser { uid: name }
             | Self::Relate { id: name, .. }
             | Self::Invite { id: name, .. } => Slot::of(name),
-            Self::SetProfile { user, .. } | Self::SetSettings { user, .. } => slot_of(user.number()),
+            Self::SetProfile { user, .. }
+            | Self::SetSettings { user, .. }
+            | Self::RemoveDevice { user, .. } => slot_of(user.number()),
             Self::ChangeGroup { conversation, .. }
             | Self::Dissolve { conversation, .. }
             | Self::Read { conversation, .. }
@@ -350,6 +359,7 @@ impl Asking<'_> {
             Write::Read { conversation, by, seq, event } => Question::Read { conversation, by, seq, event },
             Write::Clear { conversation, by, to, event } => Question::Clear { conversation, by, to, event },
             Write::SetProfile { user, profile } => Question::SetProfile { user, profile },
+            Write::RemoveDevice { user, device } => Question::RemoveDevice { user, device },
             Write::SetSettings { user, who_may_add } => Question::SetSettings { user, who_may_add },
             Write::Invite { group, by, users, event } => {
                 Question::Invite { id: format!("group:{group}").into(), by, users, event, first: None }

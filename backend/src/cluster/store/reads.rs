@@ -381,7 +381,7 @@ fn slot_of_load(load: &Load) -> Option<Slot> {
         Load::ConversationNumber(of) | Load::Key(of, ..) | Load::Page(of, ..) | Load::Invited(of, _) => {
             Some(slot_of(of.number()))
         }
-        Load::Profiles(names) | Load::Contacts(names) | Load::Pairs(names) => {
+        Load::Profiles(names) | Load::Contacts(names) | Load::Pairs(names) | Load::Devices(names) => {
             names.first().map(|name| Slot::of(name))
         }
         Load::Listed(_, conversations) | Load::InvitedTo(_, conversations) => {

@@ -9,7 +9,7 @@ use crate::cluster::cell::{
     SlotHead, UserState,
 };
 use crate::cluster::chain::{Chain, Link};
-use crate::im::store::{ConversationId, DeviceNumber, UserId};
+use crate::im::store::{ConversationId, UserId};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use moorline_proto::ids::MessageKey;
@@ -57,6 +57,8 @@ impl Conversation {
 pub(super) struct User {
     pub(super) uid: Arc<str>,
     pub(super) devices: Vec<DeviceRow>,
+    /// Largest number of a device that is gone; 0: none is.
+    pub(super) last_gone: u32,
     /// Position of the last entry that was given.
     pub(super) end: u64,
     /// Position of the last entry that is durable.
@@ -67,29 +69,12 @@ pub(super) struct User {
 
 impl User {
     pub(super) fn new(uid: Arc<str>) -> Self {
-        Self { uid, devices: Vec::new(), end: 0, durable_end: 0, arrived: HashMap::new() }
+        Self { uid, devices: Vec::new(), last_gone: 0, end: 0, durable_end: 0, arrived: HashMap::new() }
     }
 
     fn of(state: UserState) -> Self {
-        let UserState { user: _, uid, devices, end, arrived } = state;
-        Self { uid, devices, end, durable_end: end, arrived: arrived.into_iter().collect() }
-    }
-
-    pub(super) fn device(&self, name: &str) -> Option<&DeviceRow> {
-        self.devices.iter().find(|device| *device.name == *name)
-    }
-
-    /// Takes an ack. Returns the positions up to which the device, and every device, has everything. `None`: the device is
-    /// unknown, or has acked this before.
-    pub(super) fn ack(&mut self, device: DeviceNumber, position: u64) -> Option<(u64, u64)> {
-        let end = self.end;
-        let known = self.devices.iter_mut().find(|known| known.number == device)?;
-        if position <= known.acked || position > end {
-            return None;
-        }
-        known.acked = position;
-        let trimmed = self.devices.iter().map(|device| device.acked).min().unwrap_or(0);
-        Some((position, trimmed))
+        let UserState { user: _, uid, devices, last_gone, end, arrived } = state;
+        Self { uid, devices, last_gone, end, durable_end: end, arrived: arrived.into_iter().collect() }
     }
 
     /// Order of the conversation up to which everything has arrived.
@@ -196,6 +181,12 @@ impl OwnedSlot {
         if let Some(known) = self.users.remove(&user) {
             self.uids.remove(&known.uid);
         }
+    }
+
+    /// Read of a user that an operation has to wait for.
+    pub(super) fn need_of_user(&self, user: UserId) -> Vec<Load> {
+        let is_known = self.users.contains_key(&user) || self.absent.contains(&user.number());
+        if is_known { Vec::new() } else { vec![Load::UserNumber(user)] }
     }
 
     /// The conversation with this id, if it exists; only what was loaded is known.

@@ -5,7 +5,8 @@ use crate::cluster::cell::{relation_code, relation_of};
 use crate::cluster::store::{Answered, HeadRow, Question};
 use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{
-    GroupChange, GroupEdit, GroupSettings, Origin, Refusal, RelationChange, Role, UserId, WhoMayAdd,
+    DeviceNumber, GroupChange, GroupEdit, GroupSettings, Origin, Refusal, RelationChange, Role, UserId,
+    WhoMayAdd,
 };
 use bytes::Bytes;
 use moorline_proto::message::im;
@@ -24,6 +25,7 @@ const SET_PROFILE: u32 = 9;
 const RELATE: u32 = 10;
 const SET_SETTINGS: u32 = 11;
 const INVITE: u32 = 12;
+const REMOVE_DEVICE: u32 = 13;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct AskBody {
@@ -228,6 +230,13 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
             };
             AskBody { invite, ..body }
         }
+        Question::RemoveDevice { user, device } => AskBody {
+            request,
+            kind: REMOVE_DEVICE,
+            users: vec![user.number()],
+            device: device.0,
+            ..AskBody::default()
+        },
         Question::SetSettings { user, who_may_add } => AskBody {
             request,
             kind: SET_SETTINGS,
@@ -263,6 +272,10 @@ pub(super) fn question_of(mut body: AskBody) -> Option<Question> {
     if kind == SET_PROFILE {
         let user = user_of(*users.first()?)?;
         return Some(Question::SetProfile { user, profile: event });
+    }
+    if kind == REMOVE_DEVICE {
+        let user = user_of(*users.first()?)?;
+        return Some(Question::RemoveDevice { user, device: DeviceNumber(device) });
     }
     if kind == SET_SETTINGS {
         let (user, who_may_add) = (user_of(*users.first()?)?, WhoMayAdd::try_from(who_may_add).ok()?);

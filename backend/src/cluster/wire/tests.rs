@@ -80,6 +80,7 @@ fn question() -> impl Strategy<Value = Question> {
             },),
         (name(), bytes())
             .prop_map(|(user, profile)| Question::SetProfile { user: UserId::new(user), profile }),
+        origin().prop_map(|(user, device)| Question::RemoveDevice { user, device }),
         (name(), 0..3).prop_map(|(user, rule)| {
             let who_may_add = WhoMayAdd::try_from(rule).expect("one of three");
             Question::SetSettings { user: UserId::new(user), who_may_add }

@@ -5,7 +5,7 @@ mod groups;
 mod history;
 mod people;
 
-pub(super) use people::SIGNED_OUT;
+pub(super) use people::{REMOVED, SIGNED_OUT};
 
 use super::deletion::DELETED;
 use super::names::{self, Conversation};

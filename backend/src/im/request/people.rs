@@ -21,7 +21,7 @@ const EXTRA_BYTES_MAX: usize = 4 << 10;
 const PROFILES_MAX: usize = 100;
 
 /// Kick of the logins of a removed device.
-pub(super) static REMOVED: Kick = Kick {
+pub(in crate::im) static REMOVED: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
     reason: "The user has removed this device.",

@@ -220,12 +220,14 @@ pub struct Arrived {
     pub recipients: Vec<Recipient>,
     /// Streams that have grown to these positions, by entries that are to be read.
     pub grown: Vec<Recipient>,
+    /// Devices that their users have removed: their logins end.
+    pub removed: Vec<Origin>,
 }
 
 impl Arrived {
     /// True if nothing came.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.grown.is_empty()
+        self.messages.is_empty() && self.grown.is_empty() && self.removed.is_empty()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads of users, and of what they make of each other.
 
-use super::{Reader, by_slot, conversation, number, text, user};
+use super::{Reader, by_slot, conversation, device_row, number, text, user};
 use crate::cluster::cell::{INVITATIONS_MAX, Load, Loaded};
 use crate::im::store::rules::relations::Counts;
 use crate::im::store::{UserId, WhoMayAdd};
@@ -35,6 +35,11 @@ impl Reader<'_> {
                     let [relations, requests, blocks] = [1, 2, 3].map(|index| count(&row, index));
                     (user(&row, 0), Counts { relations, requests, blocks })
                 }))
+            }
+            Load::Devices(uids) => {
+                let (slots, uids) = by_slot(uids);
+                let rows = transaction.query(&loads.devices_of, &[&slots, &uids]).await?;
+                Loaded::Devices(rows.iter().map(|row| (user(row, 5), device_row(row))).collect())
             }
             Load::Settings(of) => self.settings(*of).await?,
             Load::InvitedTo(of, groups) => {

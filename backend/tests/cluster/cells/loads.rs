@@ -86,6 +86,14 @@ impl Cells {
                 Loaded::RelationCounts(self.uids.get(uid).map(|user| (*user, self.counts(*user))))
             }
             Load::Settings(user) => self.settings(*user),
+            Load::Devices(uids) => {
+                let users = uids.iter().filter_map(|uid| self.uids.get(uid));
+                let of = |user: &UserId| {
+                    let user = *user;
+                    self.users[&user].devices.iter().map(move |device| (user, device.clone()))
+                };
+                Loaded::Devices(users.flat_map(of).collect())
+            }
             Load::InvitedTo(user, groups) => {
                 let group = |of: &ConversationId| {
                     let table = self.conversations.get(of)?;
@@ -106,9 +114,9 @@ impl Cells {
 
     fn user(&self, user: UserId) -> Option<Box<UserState>> {
         let table = self.users.get(&user)?;
-        let (uid, devices) = (table.uid.clone(), table.devices.clone());
+        let (uid, devices, last_gone) = (table.uid.clone(), table.devices.clone(), table.last_gone);
         let arrived = table.arrived.iter().map(|(of, seq)| (*of, *seq)).collect();
-        Some(Box::new(UserState { user, uid, devices, end: table.end, arrived }))
+        Some(Box::new(UserState { user, uid, devices, last_gone, end: table.end, arrived }))
     }
 
     fn conversation(&self, of: ConversationId) -> Option<(ConversationRow, Ends)> {
