@@ -306,6 +306,11 @@ impl Report {
                         send (limits.user_rate of the gateway): take more clients, or a rate";
             self.notes.push(text.into());
         }
+        if self.integrity.lost > 0 {
+            let text = "lost: without an answer, or not delivered, when the wait at the end (--drain) was over; a longer one \
+                        tells what is late from what is lost";
+            self.notes.push(text.into());
+        }
         let Generator { lag, busy, .. } = self.generator;
         if lag.is_none() && busy.is_some_and(|busy| busy > BUSY_MAX) {
             let text = "the generator used a whole core: this ceiling is its own, not the server's";
