@@ -3,8 +3,11 @@
 
 mod postgres;
 
-use moorline_backend::cluster::cell::{CellReply, CellRequest, Transaction, number_in};
-use moorline_backend::im::store::UserId;
+use moorline_backend::cluster::cell::{
+    CellReply, CellRequest, EventRow, InvitationRow, ListedRow, Load, Loaded, Passage, RecipientRow,
+    RelatedRow, Transaction, number_in,
+};
+use moorline_backend::im::store::{ConversationId, DeviceNumber, Relation, UserId};
 use moorline_backend::sql::{CellAddress, Connection, SqlError, admin};
 use moorline_proto::slots::{NodeId, Slot};
 use postgres::Postgres;
@@ -160,4 +163,92 @@ fn a_server_that_does_not_answer_costs_a_deadline() {
     let late = connection.perform(&[Slot::of("alice")], &commit).expect_err("nobody answers");
     assert!(matches!(late, SqlError::Timeout(_)), "{late}");
     drop((client, runtime));
+}
+
+#[test]
+fn a_lost_fence_of_a_conversation_leaves_nothing_in_lists() {
+    let Some((_server, _, cell)) = one_cell() else {
+        return postgres::skip("a_lost_fence_of_a_conversation_leaves_nothing_in_lists");
+    };
+    let mut connection = Connection::open(&cell).expect("a connection");
+    let commit = new_user(&mut connection, "alice");
+    let slot = Slot::of("alice");
+    connection.perform(&[slot], &commit).expect("stored");
+    let (alice, other) = (UserId::new(number_in(slot, 1)), UserId::new(number_in(Slot::of("bob"), 1)));
+    // Nobody owns the slot of the group, whose event makes alice a member, and is told at the first position of her stream.
+    let id = "group:tea";
+    let conversation = ConversationId::new(number_in(Slot::of(id), 1));
+    let relation = Relation { is_blocked: true, ..Relation::default() };
+    let mut transaction = Transaction::new(NODE);
+    transaction.fence(slot, 1);
+    transaction.fence(Slot::of(id), 7);
+    let recipient = RecipientRow { user: alice, position: Some(1), entered: 1, passage: Passage::Enters };
+    transaction.events.push(EventRow {
+        conversation,
+        order: 1,
+        number: None,
+        is_settings: false,
+        is_for_all: true,
+        origin: (alice, DeviceNumber(1)),
+        body: "an event".into(),
+        recipients: vec![recipient],
+    });
+    let (user, order, position, is_member) = (alice, 1, 1, true);
+    transaction.listed.push(ListedRow { user, conversation, id: id.into(), position, is_member });
+    transaction.related.push(RelatedRow { user, conversation, order, other, uid: "bob".into(), relation });
+    transaction.invitations.push(InvitationRow { user, conversation, order });
+    let reply = connection.perform(&[slot], &CellRequest::Commit(transaction.into())).expect("an answer");
+    assert!(matches!(&reply, CellReply::Applied(applied) if applied.lost == [Slot::of(id)]), "{reply:?}");
+    let loads = vec![
+        Load::Listing(alice, "".into(), 9),
+        Load::Relations(alice),
+        Load::Settings(alice),
+        Load::Stream(alice, 0, 9, 9),
+    ];
+    let CellReply::Loaded(loaded) = connection.perform(&[slot], &CellRequest::Load(loads)).expect("lists")
+    else {
+        panic!("a read is answered by what was read")
+    };
+    let [
+        Loaded::Listing(Some(listed)),
+        Loaded::Relations(_, related),
+        Loaded::Settings(.., invited),
+        Loaded::Stream(stream),
+    ] = &loaded[..]
+    else {
+        panic!("{loaded:?}")
+    };
+    assert!(listed.is_empty() && related.is_empty() && invited.is_empty() && stream.is_empty(), "{loaded:?}");
+}
+
+#[test]
+fn invitations_end_one_by_one_and_all_at_once() {
+    let Some((_server, _, cell)) = one_cell() else {
+        return postgres::skip("invitations_end_one_by_one_and_all_at_once");
+    };
+    let mut connection = Connection::open(&cell).expect("a connection");
+    let commit = new_user(&mut connection, "alice");
+    let slot = Slot::of("alice");
+    connection.perform(&[slot], &commit).expect("stored");
+    let group = ConversationId::new(number_in(slot, 1));
+    let users = [1, 2, 3].map(|counter| UserId::new(number_in(slot, counter)));
+    let mut invited = |changes: &[(UserId, bool)], is_ended: bool| {
+        let mut transaction = Transaction::new(NODE);
+        transaction.fence(slot, 1);
+        transaction.invited.extend(changes.iter().map(|(user, is_invited)| (group, *user, *is_invited)));
+        transaction.uninvited.extend(is_ended.then_some(group));
+        connection.perform(&[slot], &CellRequest::Commit(transaction.into())).expect("stored");
+        let load = CellRequest::Load(vec![Load::Invited(group, users.to_vec())]);
+        match connection.perform(&[slot], &load).expect("a read") {
+            CellReply::Loaded(loaded) => match &loaded[..] {
+                [Loaded::Invited(invited)] => invited.clone(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    };
+    let [a, b, c] = users;
+    assert_eq!(invited(&[(a, true), (b, true)], false), [a, b]);
+    assert_eq!(invited(&[(a, true), (b, false)], false), [a], "twice is once");
+    assert_eq!(invited(&[(c, true)], true), [c], "those of before the end are not any more");
 }

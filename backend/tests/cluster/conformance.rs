@@ -34,7 +34,7 @@ const DIFFERENT: &[&str] = &[
     "a_deleted_user_leaves_nothing_and_may_come_again",
 ];
 /// Checks of the suite.
-const CHECKS: usize = 19;
+const CHECKS: usize = 20;
 
 struct OneNode {
     store: ClusterStore,

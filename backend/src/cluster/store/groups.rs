@@ -186,12 +186,13 @@ impl Build<'_> {
                 return Ok(Some(Answered::Done));
             }
             Question::Invite { id, by, users, event, first } => {
-                let answered = match first {
-                    Some(first) => self.answer(slot, first, asker, tried)?,
-                    None => Some(Answered::Done),
+                let (answered, told) = match first {
+                    Some(first) => (self.answer(slot, first, asker, tried)?, Asker::Nobody),
+                    None => (Some(Answered::Done), asker),
                 };
-                self.invite(slot, id, *by, users, event);
-                return Ok(answered);
+                let has_told = self.invite(slot, (id, *by), users, event, told);
+                // Alone, it is answered with its event.
+                return Ok(answered.filter(|_| first.is_some() || !has_told));
             }
             Question::ChangeGroup { conversation, .. }
             | Question::Dissolve { conversation, .. }

@@ -68,25 +68,34 @@ impl Build<'_> {
         known.is_some_and(|group| self.transaction.uninvited.contains(&group))
     }
 
-    /// Invites those users who are not members, and not invited, if the asking one may.
-    pub(super) fn invite(&mut self, slot: Slot, id: &str, by: Origin, users: &[UserId], event: &Bytes) {
-        let Some(owned) = self.slots.get(&slot) else { return };
-        let Some(group) = owned.conversation(id) else { return };
-        let Some(place) = owned.conversations.get(&group) else { return };
+    /// Invites those users who are not members, and not invited, if the asking one may. False: there are none. `asker` is answered with
+    /// the event.
+    pub(super) fn invite(
+        &mut self,
+        slot: Slot,
+        (id, by): (&str, Origin),
+        users: &[UserId],
+        event: &Bytes,
+        asker: Asker,
+    ) -> bool {
+        let Some(owned) = self.slots.get(&slot) else { return false };
+        let Some(group) = owned.conversation(id) else { return false };
+        let Some(place) = owned.conversations.get(&group) else { return false };
         let role = place.row.member(by.0).map(|it| Member::role(&it.member));
         if role.is_none_or(|role| place.row.settings.by_invitation && role < Role::Admin) {
-            return;
+            return false;
         }
         let is_new = |user: &UserId| place.row.member(*user).is_none() && !owned.is_invited(group, *user);
         let mut asked: Vec<_> = users.iter().copied().filter(is_new).collect();
         asked.sort_unstable();
         asked.dedup();
         if asked.is_empty() {
-            return;
+            return false;
         }
         asked.iter().for_each(|user| self.set_invited(slot, group, *user, true));
         let telling = Telling { audience: Audience::Invited(&asked), is_settings: false, event };
-        self.tell(slot, (group, by), &telling, (Asker::Nobody, Kind::Done));
+        self.tell(slot, (group, by), &telling, (asker, Kind::Done));
+        true
     }
 
     /// Notes that a user is invited to a group, or is not any more.

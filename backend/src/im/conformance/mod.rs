@@ -3,6 +3,7 @@
 mod bench;
 mod deletion;
 mod events;
+mod invitations;
 
 #[cfg(test)]
 pub(super) use bench::stream_of;
@@ -98,6 +99,7 @@ fn run_of_the_rest<S: Store>(mut run: impl FnMut(&str, ImConfig, Check<S>)) {
         ImConfig { fanout_members_max: 3, ..ImConfig::default() },
         large_groups_are_read_by_cursor,
     );
+    run("invitations_say_who_may_join", ImConfig::default(), invitations::they_say_who_may_join);
     run("devices_and_profiles_are_kept", ImConfig::default(), devices_and_profiles_are_kept);
     run("they_are_stored_once", ImConfig::default(), events::they_are_stored_once);
     run(
