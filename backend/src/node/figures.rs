@@ -37,7 +37,7 @@ impl NodeFigures {
     }
 
     /// Values that go up alone: name, help, value.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 16] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 18] {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let it = self.last().status;
         [
@@ -56,6 +56,8 @@ impl NodeFigures {
             ("node_delivers", "Messages sent to the nodes of receivers, also again.", it.delivers),
             ("node_delivers_ignored", "Messages of other nodes that were there, or too early.", it.ignored),
             ("node_forwarded", "SENDs that another node stored.", it.forwarded),
+            ("node_rows_read", "Rows that were read from cells into the memory of slots.", it.rows_read),
+            ("node_rows_forgotten", "Rows forgotten because there were too many.", it.rows_forgotten),
             ("node_moved", "SENDs answered RETRY because their slot moved.", it.moved),
         ]
     }

@@ -15,8 +15,14 @@ use crate::im::store::{ConversationId, DeviceNumber, GroupSettings, LAST_BYTES_M
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use tokio_postgres::{Client, Error, IsolationLevel, Row, Statement, Transaction};
+
+/// Reads of one request whose statements are under way at once.
+const AT_ONCE_MAX: usize = 64;
 
 /// The prepared statements.
 pub(super) struct Loads {
@@ -78,19 +84,35 @@ impl Loads {
         })
     }
 
-    /// Performs reads, in order.
+    /// Performs reads. Their statements go out together, and the server answers them one behind the other.
     pub(super) async fn load(&self, client: &mut Client, loads: &[Load]) -> Result<Vec<Loaded>, Error> {
         let begin =
             client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
         let transaction = begin.start().await?;
         let reader = Reader { loads: self, transaction };
         let mut loaded = Vec::with_capacity(loads.len());
-        for load in loads {
-            loaded.push(reader.read(load).await?);
+        for some in loads.chunks(AT_ONCE_MAX) {
+            let read = some.iter().map(|load| Box::pin(reader.read(load))).collect();
+            loaded.extend(all(read).await.into_iter().collect::<Result<Vec<_>, _>>()?);
         }
         reader.transaction.commit().await?;
         Ok(loaded)
     }
+}
+
+/// Waits for several reads at once; the results have their order.
+async fn all<T, F: Future<Output = T> + Unpin>(mut reads: Vec<F>) -> Vec<T> {
+    let mut results: Vec<Option<T>> = reads.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (read, result) in reads.iter_mut().zip(&mut results).filter(|(_, result)| result.is_none()) {
+            if let Poll::Ready(done) = Pin::new(read).poll(cx) {
+                *result = Some(done);
+            }
+        }
+        if results.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    results.into_iter().flatten().collect()
 }
 
 struct Reader<'a> {

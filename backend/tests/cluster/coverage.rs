@@ -139,6 +139,10 @@ coverage! {
     sends_blocked;
     /// SENDs that were refused because the two are not friends.
     sends_of_strangers;
+    /// Rows of slots that were forgotten, because there were too many.
+    rows_forgotten;
+    /// Rows that were read from cells into the memory of slots.
+    rows_read;
     /// Messages between friends, where only they may write.
     messages_of_friends;
     /// Read marks that the other user was not told.
@@ -180,5 +184,7 @@ impl Coverage {
         self.messages += status.messages;
         self.events += status.events;
         self.asked += status.asked;
+        self.rows_forgotten += status.rows_forgotten;
+        self.rows_read += status.rows_read;
     }
 }

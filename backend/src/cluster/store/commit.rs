@@ -324,7 +324,7 @@ impl Outcomes<'_> {
 
     fn conversation_mut(&mut self, conversation: ConversationId) -> Option<&mut Conversation> {
         let owned = self.store.slots.get_mut(&slot_of(conversation.number()))?;
-        owned.conversations.get_mut(&conversation)
+        owned.place_mut(conversation)
     }
 
     /// Forgets the streams that counted a message or event which is not stored under this order: another one may get the order,
@@ -399,7 +399,7 @@ impl Outcomes<'_> {
             let epoch = owned.epoch;
             owned.is_ready && transaction.fences.contains(&(slot, epoch))
         });
-        if let Some(known) = owned.and_then(|owned| owned.users.get_mut(&user)) {
+        if let Some(known) = owned.and_then(|owned| owned.user_mut(user)) {
             known.durable_end = known.durable_end.max(position);
         }
     }

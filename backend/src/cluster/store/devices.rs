@@ -72,6 +72,7 @@ impl Build<'_> {
         let devices_max = self.limits.devices;
         let Some(owned) = self.slots.get_mut(&slot) else { return true };
         let Some(known) = owned.users.get_mut(&user) else { return true };
+        known.is_used = true;
         let mut forgotten = None;
         let (number, acked, is_new) = if let Some(device) = known.device(device) {
             // Written with the time at which the device goes: a crowd of logins does not reach the cell.
@@ -86,6 +87,7 @@ impl Build<'_> {
             }
             let Some(owned) = self.slots.get_mut(&slot) else { return true };
             let Some(known) = owned.users.get_mut(&user) else { return true };
+            known.is_used = true;
             let newest = known.devices.iter().map(|device| device.number.0).max().unwrap_or(0);
             let number = DeviceNumber(newest.max(known.last_gone) + 1);
             let (name, platform, seen_ms) = (device.clone(), *platform, *now_ms);
@@ -107,6 +109,7 @@ impl Build<'_> {
     pub(super) fn on_acked(&mut self, slot: Slot, (user, device): Origin, position: u64, gone_ms: u64) {
         let Some(owned) = self.slots.get_mut(&slot) else { return };
         let Some(known) = owned.users.get_mut(&user) else { return };
+        known.is_used = true;
         if let Some(acked) = known.ack(device, position, gone_ms) {
             let (trimmed, seen_ms, is_gone) = (known.trimmed(), gone_ms, false);
             self.transaction.fence(slot, owned.epoch);
@@ -118,6 +121,7 @@ impl Build<'_> {
     pub(super) fn remove_device(&mut self, slot: Slot, user: UserId, device: DeviceNumber) {
         let Some(owned) = self.slots.get_mut(&slot) else { return };
         let Some(known) = owned.users.get_mut(&user) else { return };
+        known.is_used = true;
         let Some(at) = known.devices.iter().position(|known| known.number == device) else { return };
         known.devices.remove(at);
         known.last_gone = known.last_gone.max(device.0);

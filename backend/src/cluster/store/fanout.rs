@@ -35,6 +35,7 @@ impl Build<'_> {
     ) -> (u64, Vec<RecipientRow>) {
         let Some(owned) = self.slots.get_mut(&slot) else { return (0, Vec::new()) };
         let Some(place) = owned.conversations.get_mut(&conversation) else { return (0, Vec::new()) };
+        place.is_used = true;
         self.transaction.fence(slot, owned.epoch);
         place.given.order += 1;
         let (order, before) = (place.given.order, place.given.all);
@@ -94,6 +95,7 @@ impl Build<'_> {
         let slot = slot_of(user.number());
         let owned = self.slots.get_mut(&slot).filter(|owned| owned.is_ready)?;
         let known = owned.users.get_mut(&user)?;
+        known.is_used = true;
         let is_here = self.layout.cell(slot) == self.layout.cell(from);
         if !is_here || known.arrived(conversation) < before {
             return None;

@@ -282,7 +282,7 @@ impl Build<'_> {
         to: u64,
     ) -> Result<bool, Refusal> {
         let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
-        let place = owned.conversations.get_mut(&conversation).ok_or(Refusal::NotFound)?;
+        let place = owned.place_mut(conversation).ok_or(Refusal::NotFound)?;
         let to = to.min(place.stored.seq);
         let mut member = place.row.member(user).ok_or(Refusal::NotMember)?.clone();
         if to <= member.member.cleared {
@@ -359,7 +359,7 @@ impl Build<'_> {
             is_dissolved: false,
             members,
         };
-        match before.and_then(|before| owned.conversations.get_mut(&before)) {
+        match before.and_then(|before| owned.place_mut(before)) {
             Some(place) => {
                 place.row = row;
                 self.changed.insert(conversation);
@@ -380,7 +380,7 @@ impl Build<'_> {
         users: &Named,
     ) -> Result<Vec<Gone>, Refusal> {
         let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
-        let place = owned.conversations.get_mut(&conversation).ok_or(Refusal::NotFound)?;
+        let place = owned.place_mut(conversation).ok_or(Refusal::NotFound)?;
         let Effects { added, removed, changed, settings } = effects;
         let entered = place.given.order + 1;
         let added = added.into_iter().map(|member| membership(member, users, entered));
@@ -429,7 +429,7 @@ impl Build<'_> {
     ) {
         let Telling { audience, is_settings, event } = *telling;
         let (order, recipients) = self.fan_out(slot, conversation, audience);
-        let place = self.slots.get_mut(&slot).and_then(|owned| owned.conversations.get_mut(&conversation));
+        let place = self.slots.get_mut(&slot).and_then(|owned| owned.place_mut(conversation));
         let number = place.filter(|_| recipients.len() > SINGLE_MAX).map(|place| {
             place.given.events += 1;
             place.given.events

@@ -14,6 +14,7 @@
 //! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]:
 //! rules for logins, deletion of users, retention.
 
+mod ahead;
 mod batches;
 mod commit;
 mod devices;
@@ -49,7 +50,7 @@ use ops::{Asker, Build, Done, Op};
 use ownership::Pending;
 use questions::{Asking, Kind};
 use reads::{Reading, Reads};
-use slot::{OwnedSlot, QUEUE_MAX};
+use slot::{OwnedSlot, QUEUE_MAX, ROWS_MAX, SLOT_ROWS_MIN};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -59,6 +60,9 @@ pub const PEER_WAIT: Duration = Duration::from_secs(1);
 pub const OPS_MAX: usize = 256;
 /// Pause before confirmed outbox rows are removed by a transaction of their own.
 const CONFIRMED_WAIT: Duration = Duration::from_millis(250);
+
+/// Operations and reads between two looks at the number of rows in memory, at least.
+const LOOK_MIN: usize = 16;
 
 /// Cells of a cluster: slot `s` is in cell `s` modulo their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +89,8 @@ pub(super) struct Limits {
     pub(super) recall_window_ms: u64,
     pub(super) relations: rules::relations::Limits,
     pub(super) rules: Rules,
+    /// Rows of all slots in memory, and the least share of a slot.
+    rows: (usize, usize),
 }
 
 impl Limits {
@@ -93,7 +99,8 @@ impl Limits {
         let recall_window_ms = u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX);
         let relations = rules::relations::Limits::new(config);
         let devices = config.devices_max.max(1);
-        Self { group_members, devices, recall_window_ms, relations, rules: Rules::new(config) }
+        let (rules, rows) = (Rules::new(config), (ROWS_MAX, SLOT_ROWS_MIN));
+        Self { group_members, devices, recall_window_ms, relations, rules, rows }
     }
 }
 
@@ -179,6 +186,10 @@ pub struct ClusterStatus {
     pub events: u64,
     /// Questions that another node answered.
     pub asked: u64,
+    /// Rows that were read from cells into the memory of slots.
+    pub rows_read: u64,
+    /// Rows of slots that were forgotten, because there were too many.
+    pub rows_forgotten: u64,
 }
 
 /// A transaction whose result is to come.
@@ -240,6 +251,8 @@ pub struct ClusterStore {
     clean_at: Option<Instant>,
     out: VecDeque<Output>,
     done: VecDeque<(Ticket, Completion)>,
+    /// Operations and reads since the last look at the number of rows.
+    unlooked: usize,
     arrived: Arrived,
     status: ClusterStatus,
 }
@@ -275,6 +288,7 @@ impl ClusterStore {
             clean_at: None,
             out: VecDeque::new(),
             done: VecDeque::new(),
+            unlooked: 0,
             arrived: Arrived::default(),
             status: ClusterStatus::default(),
         }
@@ -284,6 +298,13 @@ impl ClusterStore {
     #[must_use]
     pub fn with_limits(mut self, config: &ImConfig) -> Self {
         self.limits = Limits::of(config);
+        self
+    }
+
+    /// Keeps at most about `rows` rows of each slot in memory, for tests.
+    #[must_use]
+    pub fn with_slot_rows(mut self, rows: usize) -> Self {
+        self.limits.rows = (0, rows);
         self
     }
 
@@ -423,6 +444,22 @@ impl ClusterStore {
         self.out.push_back(Output::Cell(cell, id, request));
     }
 
+    /// Forgets rows of slots that have too many, in cells without a transaction under way.
+    fn trim(&mut self) {
+        let (all, least) = self.limits.rows;
+        let max = (all / self.slots.len().max(1)).max(least);
+        if self.unlooked < LOOK_MIN.max(max / 8) {
+            return; // hardly more rows have come
+        }
+        self.unlooked = 0;
+        let (lanes, layout) = (&self.lanes, self.layout);
+        let is_still = |slot: &Slot| !lanes.contains_key(&layout.cell(*slot));
+        let slots = self.slots.iter_mut();
+        let slots = slots.filter(|(slot, owned)| owned.is_ready && !owned.is_loading && is_still(slot));
+        let forgotten: usize = slots.map(|(_, owned)| owned.trim(max)).sum();
+        self.status.rows_forgotten += forgotten as u64;
+    }
+
     /// Puts an operation into the queue of its slot, or answers it: the slot is not here.
     fn push(&mut self, slot: Slot, op: Op) {
         match self.slots.get_mut(&slot) {
@@ -459,6 +496,7 @@ impl ClusterStore {
             return;
         }
         Outcomes { store: self }.send_chains();
+        self.trim();
         for cell in (0..self.layout.cells).map(CellId) {
             while !self.lanes.contains_key(&cell) && self.build(cell) {}
         }
@@ -489,12 +527,13 @@ impl ClusterStore {
                     build.ops.push((slot, op));
                     continue;
                 }
+                let is_loading = !needs.is_empty();
+                if is_loading {
+                    loads.push((slot, build.needs_ahead(slot, needs)));
+                }
                 if let Some(owned) = build.slots.get_mut(&slot) {
                     owned.queue.push_front(op);
-                    owned.is_loading = !needs.is_empty();
-                }
-                if !needs.is_empty() {
-                    loads.push((slot, needs));
+                    owned.is_loading = is_loading;
                 }
                 break;
             }
@@ -502,6 +541,7 @@ impl ClusterStore {
         build.finish();
         let Build { mut transaction, done, ops, ignored, .. } = build;
         self.status.ignored += ignored;
+        self.unlooked += ops.len();
         for (slot, needs) in loads {
             Reading { store: self }.load_for(slot, needs);
         }

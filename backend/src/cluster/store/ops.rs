@@ -325,6 +325,7 @@ impl<'a> Build<'a> {
             return Ok(());
         }
         let place = owned.conversations.get_mut(&conversation).ok_or(Refusal::NotFound)?;
+        place.is_used = true;
         let member = place.row.member(sender).ok_or(Refusal::NotMember)?.member;
         if append.recall.is_some() {
             self.recall(slot, conversation, append)?;
@@ -332,7 +333,7 @@ impl<'a> Build<'a> {
             self.limits.judge_say(Ok(&place.row), append.origin)?;
             rules::judge_speaker(&member, place.row.settings.is_silent, append.now_ms)?;
         }
-        let place = self.slots.get_mut(&slot).and_then(|it| it.conversations.get_mut(&conversation));
+        let place = self.slots.get_mut(&slot).and_then(|it| it.place_mut(conversation));
         let place = place.ok_or(Refusal::Moved)?;
         if place.given.seq == 0 && !place.row.is_group {
             // The members may have heard of their relation before. They are told of the conversation with its first message.
@@ -402,7 +403,7 @@ impl<'a> Build<'a> {
     /// Sets the read mark of a member. False: it does not move.
     pub(super) fn read(&mut self, slot: Slot, conversation: ConversationId, user: UserId, seq: u64) -> bool {
         let owned = self.slots.get_mut(&slot);
-        let Some(place) = owned.and_then(|owned| owned.conversations.get_mut(&conversation)) else {
+        let Some(place) = owned.and_then(|owned| owned.place_mut(conversation)) else {
             return false;
         };
         let seq = seq.min(place.given.seq);
@@ -420,6 +421,7 @@ impl<'a> Build<'a> {
         let Deliver { user, conversation, order, after, content, passage, origin, .. } = *deliver;
         let Some(owned) = self.slots.get_mut(&slot) else { return };
         let Some(known) = owned.users.get_mut(&user) else { return };
+        known.is_used = true;
         match chain::judge(known.arrived(conversation), after, order) {
             Arrival::Next => {
                 let position = known.place(conversation, order);

@@ -358,7 +358,14 @@ impl Asking<'_> {
             Write::Dissolve { conversation, by, event } => Question::Dissolve { conversation, by, event },
             Write::Read { conversation, by, seq, event } => Question::Read { conversation, by, seq, event },
             Write::Clear { conversation, by, to, event } => Question::Clear { conversation, by, to, event },
-            Write::SetProfile { user, profile } => Question::SetProfile { user, profile },
+            Write::SetProfile { user, profile } => {
+                // On the way to the owner it could be overtaken by a later one that the user has sent there.
+                let is_here = self.store.slots.contains_key(&slot_of(user.number()));
+                if !is_here {
+                    return Err(Refusal::Moved);
+                }
+                Question::SetProfile { user, profile }
+            }
             Write::RemoveDevice { user, device } => Question::RemoveDevice { user, device },
             Write::SetSettings { user, who_may_add } => Question::SetSettings { user, who_may_add },
             Write::Invite { group, by, users, event } => {

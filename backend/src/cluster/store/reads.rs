@@ -247,6 +247,8 @@ impl Reading<'_> {
             let Some(owned) = self.store.slots.get_mut(&of).filter(|owned| is_current(owned, of)) else {
                 continue;
             };
+            (self.store.status.rows_read, self.store.unlooked) =
+                (self.store.status.rows_read + 1, self.store.unlooked + 1);
             if let Some(user) = owned.learn(load, loaded)
                 && let Some(known) = owned.users.get(&user)
             {

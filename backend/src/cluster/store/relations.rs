@@ -87,7 +87,7 @@ impl Build<'_> {
             return Ok(Some(Answered::Related { user, other, relations, has_changed }));
         }
         let conversation = known.unwrap_or_else(|| open_pair(owned, slot, id, users, &mut self.opened));
-        let place = owned.conversations.get_mut(&conversation).ok_or(Refusal::Moved)?;
+        let place = owned.place_mut(conversation).ok_or(Refusal::Moved)?;
         for it in &mut place.row.members {
             it.relation = if it.member.user == by.0 { after.own } else { after.theirs };
             self.touched.insert((conversation, it.member.user));

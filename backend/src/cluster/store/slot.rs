@@ -27,6 +27,11 @@ const BODIES_MAX: usize = 64;
 /// Users in [`OwnedSlot::invited`]; at the limit all are forgotten before the next transaction.
 const INVITED_KNOWN_MAX: usize = 4096;
 
+/// Rows of all slots of a node that stay in memory; each slot has its share. About half a kilobyte each.
+pub(super) const ROWS_MAX: usize = 2_097_152;
+/// Least share of a slot: more than what one operation needs.
+pub(super) const SLOT_ROWS_MIN: usize = 4096;
+
 /// A conversation.
 #[derive(Debug)]
 pub(super) struct Conversation {
@@ -35,11 +40,13 @@ pub(super) struct Conversation {
     pub(super) given: Ends,
     /// Ends that are durable.
     pub(super) stored: Ends,
+    /// Used since the last [`OwnedSlot::trim`] that found too few unused rows.
+    pub(super) is_used: bool,
 }
 
 impl Conversation {
     pub(super) const fn new(row: ConversationRow, ends: Ends) -> Self {
-        Self { row, given: ends, stored: ends }
+        Self { row, given: ends, stored: ends, is_used: true }
     }
 
     /// Sets a member, new or known.
@@ -65,16 +72,27 @@ pub(super) struct User {
     pub(super) durable_end: u64,
     /// Last order of each conversation that was put into the stream.
     pub(super) arrived: HashMap<ConversationId, u64>,
+    /// Used since the last [`OwnedSlot::trim`] that found too few unused rows.
+    pub(super) is_used: bool,
 }
 
 impl User {
     pub(super) fn new(uid: Arc<str>) -> Self {
-        Self { uid, devices: Vec::new(), last_gone: 0, end: 0, durable_end: 0, arrived: HashMap::new() }
+        Self {
+            uid,
+            devices: Vec::new(),
+            last_gone: 0,
+            end: 0,
+            durable_end: 0,
+            arrived: HashMap::new(),
+            is_used: true,
+        }
     }
 
     fn of(state: UserState) -> Self {
         let UserState { user: _, uid, devices, last_gone, end, arrived } = state;
-        Self { uid, devices, last_gone, end, durable_end: end, arrived: arrived.into_iter().collect() }
+        let arrived = arrived.into_iter().collect();
+        Self { uid, devices, last_gone, end, durable_end: end, arrived, is_used: true }
     }
 
     /// Order of the conversation up to which everything has arrived.
@@ -189,6 +207,58 @@ impl OwnedSlot {
         if is_known { Vec::new() } else { vec![Load::UserNumber(user)] }
     }
 
+    /// A user in memory, who counts as used.
+    pub(super) fn user_mut(&mut self, user: UserId) -> Option<&mut User> {
+        let known = self.users.get_mut(&user)?;
+        known.is_used = true;
+        Some(known)
+    }
+
+    /// A conversation in memory, which counts as used.
+    pub(super) fn place_mut(&mut self, conversation: ConversationId) -> Option<&mut Conversation> {
+        let place = self.conversations.get_mut(&conversation)?;
+        place.is_used = true;
+        Some(place)
+    }
+
+    /// Rows in memory: users and conversations, and names and numbers of which none exists.
+    pub(super) fn rows(&self) -> usize {
+        self.ids.len() + self.uids.len() + self.absent.len()
+    }
+
+    /// Forgets an eighth of `max` if there are more rows: first what does not exist, then rows that were not used lately. Returns
+    /// their number. To be called while no transaction of the cell and no read for this slot is under way: then the cell has all
+    /// that is in memory, and what is needed again is read again.
+    pub(super) fn trim(&mut self, max: usize) -> usize {
+        let before = self.rows();
+        if before <= max {
+            return 0;
+        }
+        let Self { users, conversations, uids, ids, absent, .. } = self;
+        absent.clear();
+        ids.retain(|_, known| known.is_some());
+        uids.retain(|_, known| known.is_some());
+        let mut excess = (ids.len() + uids.len()).saturating_sub(max - max / 8);
+        let mut stays = |is_used: bool| {
+            let is_kept = is_used || excess == 0;
+            excess -= usize::from(!is_kept);
+            is_kept
+        };
+        users.retain(|_, user| stays(user.is_used));
+        conversations.retain(|_, place| stays(place.is_used));
+        if excess > 0 {
+            users.values_mut().for_each(|user| user.is_used = false);
+            conversations.values_mut().for_each(|place| place.is_used = false);
+        }
+        let names = ids.len() + uids.len();
+        uids.retain(|_, user| user.is_some_and(|user| users.contains_key(&user)));
+        ids.retain(|_, of| of.is_some_and(|of| conversations.contains_key(&of)));
+        if ids.len() + uids.len() < names {
+            self.forgotten += 1;
+        }
+        before - self.rows()
+    }
+
     /// The conversation with this id, if it exists; only what was loaded is known.
     pub(super) fn conversation(&self, id: &str) -> Option<ConversationId> {
         self.ids.get(id).copied().flatten()
@@ -247,3 +317,6 @@ impl OwnedSlot {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;
