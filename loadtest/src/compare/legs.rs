@@ -24,6 +24,8 @@ const LOGINS_AT_ONCE: u32 = 64;
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Interval where heartbeats are not measured: rare.
 const BEAT_RARELY: Duration = Duration::from_secs(20);
+/// Longest time before a measurement, which is never longer than the measurement itself.
+const WARMUP_MAX: Duration = Duration::from_secs(1);
 /// Unanswered messages per client in the open loop.
 const OPEN_WINDOW: u32 = 16;
 /// Unanswered messages per client at the bare server, which answers no message to another client: more than a leg sends.
@@ -198,7 +200,7 @@ fn plan(leg: Leg, side: Side, options: &Options, servers: &Servers) -> Plan {
         beats: (if leg == Leg::Idle { BEAT_EVERY } else { BEAT_RARELY }, BeatsFrom::Warmup),
         timeline: Timeline {
             ramp_max: Duration::from_secs(60),
-            warmup: Duration::from_secs(1),
+            warmup: options.measure.min(WARMUP_MAX),
             measure: options.measure,
             drain_max: Duration::from_secs(5),
         },
