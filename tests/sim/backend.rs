@@ -422,6 +422,7 @@ impl Backend {
             | LinkEnd::Protocol(_)
             | LinkEnd::Tls(_)
             | LinkEnd::RefusedHere(_)
+            | LinkEnd::NotConnected(_)
             | LinkEnd::PeerUnproven
             | LinkEnd::OtherNode(_) => panic!("{link:?}: {end}"),
         }

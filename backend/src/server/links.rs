@@ -11,7 +11,7 @@ use crate::config::LinkConfig;
 use bytes::{Buf, BytesMut};
 use moorline_proto::link::{self, Kind, LinkDecoder, LinkError, NODE_BYTES_MAX, NONCE_BYTES};
 use moorline_proto::slots::NodeId;
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 use prost::Message;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -46,6 +46,8 @@ pub enum LinkEnd {
     Protocol(LinkError),
     /// The TLS handshake failed, or the gateway does not keep to TLS, for this reason.
     Tls(String),
+    /// The connection to another node was not made within this time.
+    NotConnected(Duration),
     /// No HELLO, or no PROOF, came within `link.hello_timeout`.
     NoHello,
     /// `link.visitors_max` connections had not proven who they are, and this one was silent for longest.
@@ -80,6 +82,9 @@ impl fmt::Display for LinkEnd {
             Self::Io(cause) => write!(f, "socket failed: {cause}"),
             Self::Protocol(error) => write!(f, "{error}"),
             Self::Tls(problem) => f.write_str(problem),
+            Self::NotConnected(time) => {
+                write!(f, "no connection within {} s, TLS included", time.as_secs())
+            }
             Self::NoHello => f.write_str("no HELLO and proof within `link.hello_timeout`"),
             Self::Evicted => {
                 f.write_str("silent for longest of `link.visitors_max` connections without a proof")

@@ -21,8 +21,8 @@ use moorline_proto::slots::{NodeId, node_of};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Longest time until a connection is made, its handshake included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time until a connection is made, its handshake included: a lost SYN is sent again after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Shortest and longest pause between two tries.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -59,6 +59,8 @@ struct PeerLink {
     address: LinkAddress,
     state: State,
     failures: u32,
+    /// Cause of the last failure, as the log says it; empty: none since it was open.
+    told: String,
     decoder: LinkDecoder,
     /// Bytes that the socket has not taken.
     buffer: BytesMut,
@@ -103,6 +105,7 @@ impl PeerLink {
             address,
             state: State::Waiting(now),
             failures: 0,
+            told: String::new(),
             decoder: LinkDecoder::greeting(),
             buffer: BytesMut::new(),
             waiting: BytesMut::new(),
@@ -224,7 +227,8 @@ impl PeerLinks {
                     link::encode_empty(&mut link.buffer, Kind::Ping, 1, 0);
                 }
                 State::Open => failed.push((*node, LinkEnd::Silent)),
-                State::Connecting(_) | State::Greeting(..) => failed.push((*node, LinkEnd::NoHello)),
+                State::Connecting(_) => failed.push((*node, LinkEnd::NotConnected(CONNECT_TIMEOUT))),
+                State::Greeting(..) => failed.push((*node, LinkEnd::NoHello)),
             }
         }
         for (node, end) in failed {
@@ -237,9 +241,12 @@ impl PeerLinks {
     pub fn handle_closed(&mut self, now: Instant, node: NodeId, end: &LinkEnd) {
         let Some(link) = self.links.get_mut(&node) else { return };
         let was_open = matches!(link.state, State::Open);
-        if was_open || link.failures == 0 {
+        // A first failure may be bad luck, and hide the cause of all that follow.
+        let end = end.to_string();
+        if was_open || link.told != end {
             tracing::warn!(node = node.0, address = %link.address, "link to another node down: {end}");
         }
+        link.told = end;
         link.failures = if was_open { 0 } else { (link.failures + 1).min(8) };
         let pause = PAUSE_MAX.min(PAUSE_MIN * (1 << link.failures));
         link.state = State::Waiting(now + pause);
@@ -369,6 +376,7 @@ impl PeerLinks {
             return Err(LinkEnd::PeerUnproven);
         }
         (link.state, link.failures) = (State::Open, 0);
+        link.told.clear();
         link.decoder.open();
         let waiting = std::mem::take(&mut link.waiting);
         link.buffer.extend_from_slice(&waiting);
