@@ -114,6 +114,15 @@ impl PeerLink {
         }
     }
 
+    /// Notes why the link is down. True: the log has to say it. A first failure may be bad luck, and hide the cause of all that
+    /// follow.
+    fn is_news(&mut self, end: &LinkEnd) -> bool {
+        let end = end.to_string();
+        let is_news = self.told != end;
+        self.told = end;
+        is_news
+    }
+
     fn deadline(&self, silence: Duration) -> Instant {
         match self.state {
             State::Waiting(at) | State::Connecting(at) | State::Greeting(at, ..) => at,
@@ -241,12 +250,9 @@ impl PeerLinks {
     pub fn handle_closed(&mut self, now: Instant, node: NodeId, end: &LinkEnd) {
         let Some(link) = self.links.get_mut(&node) else { return };
         let was_open = matches!(link.state, State::Open);
-        // A first failure may be bad luck, and hide the cause of all that follow.
-        let end = end.to_string();
-        if was_open || link.told != end {
+        if link.is_news(end) {
             tracing::warn!(node = node.0, address = %link.address, "link to another node down: {end}");
         }
-        link.told = end;
         link.failures = if was_open { 0 } else { (link.failures + 1).min(8) };
         let pause = PAUSE_MAX.min(PAUSE_MIN * (1 << link.failures));
         link.state = State::Waiting(now + pause);
@@ -382,5 +388,19 @@ impl PeerLinks {
         link.buffer.extend_from_slice(&waiting);
         tracing::info!(node = node.0, address = %link.address, "link to another node up");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_new_cause_is_logged_once() {
+        let mut link = PeerLink::new("127.0.0.1:1".parse().expect("an address"), Instant::ZERO);
+        let late = LinkEnd::NotConnected(CONNECT_TIMEOUT);
+        let refused = LinkEnd::Tls("refused".into());
+        let told = [&late, &late, &refused, &refused, &late].map(|end| link.is_news(end));
+        assert_eq!(told, [true, false, true, false, true]);
     }
 }
