@@ -8,7 +8,7 @@ use moorline_backend::cluster::cell::{
     RelatedRow, Transaction, number_in,
 };
 use moorline_backend::im::store::{ConversationId, DeviceNumber, Relation, UserId};
-use moorline_backend::sql::{CellAddress, Connection, SqlError, admin};
+use moorline_backend::sql::{CellAddress, Connection, SqlError, admin, status};
 use moorline_proto::slots::{NodeId, Slot};
 use postgres::Postgres;
 use std::thread;
@@ -143,6 +143,27 @@ fn a_commit_that_no_standby_has_is_no_success() {
     assert_eq!((heads[0].epoch, heads[0].users), (2, 1), "it was stored");
     let late = next.perform(&[Slot::of("alice")], &commit).expect("an answer");
     assert!(matches!(&late, CellReply::Applied(applied) if applied.lost == [Slot::of("alice")]), "{late:?}");
+}
+
+#[test]
+fn a_user_that_may_not_see_standbys_is_told_how_to() {
+    let server = Postgres::start(&[("fsync", "off"), ("synchronous_standby_names", "'ANY 1 (*)'")]);
+    let Some(server) = server else {
+        return postgres::skip("a_user_that_may_not_see_standbys_is_told_how_to");
+    };
+    let _standby = server.standby();
+    let text = server.database("a");
+    sql(&text, "create user plain");
+    sql(&text, "create database b owner plain");
+    let cell: CellAddress =
+        format!("host={} user=plain dbname=b", server.host()).parse().expect("an address");
+    admin::migrate(std::slice::from_ref(&cell), "one").expect("tables");
+    let problems = || status::read(std::slice::from_ref(&cell)).problems.join("\n");
+    let told = problems();
+    assert!(told.contains("grant pg_monitor to plain") && !told.contains("no standby"), "{told}");
+    sql(&text, "grant pg_monitor to plain");
+    let told = problems();
+    assert!(!told.contains("standby"), "{told}");
 }
 
 #[test]

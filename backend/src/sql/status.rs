@@ -20,9 +20,8 @@ const WAITING_MAX: i64 = 100_000;
 const CELL: &str = "select cluster, cell, cells, version from moorline_cell";
 const STANDBYS: &str = "
 select application_name, sync_state, coalesce((extract(epoch from replay_lag) * 1000)::int8, 0)
-from pg_stat_replication where state = 'streaming' order by application_name";
-const WANTED: &str =
-    "select current_setting('synchronous_standby_names'), current_setting('synchronous_commit')";
+from pg_stat_replication where state = 'streaming' or state is null order by application_name";
+const WANTED: &str = "select current_setting('synchronous_standby_names'), current_setting('synchronous_commit'), current_user::text";
 const OWNERS: &str = "select slot, node from owner order by slot";
 const NODES: &str = "
 select number, address, (extract(epoch from until - clock_timestamp()) * 1000)::int8 from node order by number";
@@ -64,7 +63,8 @@ pub struct CellReport {
     pub address: String,
     /// Version of the tables.
     pub version: i32,
-    /// Standbys that receive: name, `quorum`, `sync` or `async`, and lag in milliseconds.
+    /// Standbys that receive: name, `quorum`, `sync` or `async`, and lag in milliseconds. Empty instead of the kind: the user of the
+    /// cell may not see it (`pg_monitor`).
     pub standbys: Vec<(String, String, u64)>,
     /// Setting `synchronous_standby_names` of the server; empty: a commit waits for no standby.
     pub quorum: String,
@@ -120,6 +120,8 @@ struct Found {
     standbys: Vec<(String, String, u64)>,
     quorum: String,
     commit: String,
+    /// User of the connection.
+    user: String,
     waiting: u64,
     owners: Vec<u16>,
     leases: Vec<(u16, String, u64)>,
@@ -153,6 +155,11 @@ fn judge(state: &mut ClusterState, report: &mut CellReport, found: &Found, cells
         problems.push(format!(
             "cell {cell} commits without a standby: messages are lost with its primary; set synchronous_standby_names"
         ));
+    } else if found.standbys.iter().any(|(_, kind, _)| kind.is_empty()) {
+        let user = &found.user;
+        problems.push(format!(
+            "cell {cell}: the user {user} may not see whether its {standbys} standbys receive; as a superuser: grant pg_monitor to {user}"
+        ));
     } else if standbys == 0 {
         problems.push(format!("cell {cell} has no standby and answers no commit until one comes back"));
     }
@@ -172,10 +179,10 @@ fn read_cell(address: &CellAddress) -> Result<Found, SqlError> {
         });
         let standbys = standbys.collect();
         let wanted = client.query_one(WANTED, &[]).await?;
-        let (quorum, commit) = (wanted.get(0), wanted.get(1));
+        let (quorum, commit, user) = (wanted.get(0), wanted.get(1), wanted.get(2));
         if !exists.get::<_, bool>(0) {
             let (cell, waiting, owners, leases) = (None, 0, Vec::new(), Vec::new());
-            return Ok(Found { cell, standbys, quorum, commit, waiting, owners, leases });
+            return Ok(Found { cell, standbys, quorum, commit, user, waiting, owners, leases });
         }
         let cell = client.query(CELL, &[]).await?.first().map(|row| CellState {
             cluster: row.get(0),
@@ -188,6 +195,6 @@ fn read_cell(address: &CellAddress) -> Result<Found, SqlError> {
         let owners = rows.iter().filter_map(|row| row.get::<_, Option<i32>>(1).map(number)).collect();
         let rows = client.query(NODES, &[]).await?;
         let leases = rows.iter().map(|row| (number(row.get(0)), row.get(1), unsigned(row.get(2))));
-        Ok(Found { cell, standbys, quorum, commit, waiting, owners, leases: leases.collect() })
+        Ok(Found { cell, standbys, quorum, commit, user, waiting, owners, leases: leases.collect() })
     })
 }
