@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::Arc;
@@ -241,4 +241,76 @@ fn even_a_killed_demo_leaves_no_process() {
     let (code, _, left) = demo.end();
     assert_eq!(code, None);
     left.iter().for_each(|folder| remove_with(folder));
+}
+
+/// Starts nothing where PostgreSQL is missing; says so, and fails where nothing may be skipped.
+fn has_postgresql(test: &str) -> bool {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    if versions.map(|version| version.path().join("bin/initdb")).any(|initdb| initdb.exists()) {
+        return true;
+    }
+    let is = |name, value| std::env::var(name).as_deref() == Ok(value);
+    let may_skip = !is("MOORLINE_SKIPS", "fail") && !is("MOORLINE_POSTGRES", "require");
+    assert!(may_skip, "{test} needs PostgreSQL (`initdb`)");
+    println!("SKIPPED {test}: no /usr/lib/postgresql/*/bin/initdb; install the package `postgresql`");
+    false
+}
+
+/// The demo of a cluster. Its database runs as another user than root, who has to reach the temporary folder.
+fn cluster_command(name: &str, arguments: &[&str]) -> (Command, PathBuf) {
+    let (mut command, temp) = command(name, &["--cluster"]);
+    fs::set_permissions(&temp, fs::Permissions::from_mode(0o711)).expect("our folder");
+    command.args(arguments);
+    (command, temp)
+}
+
+#[test]
+fn a_cluster_loses_nothing_with_a_gateway_a_node_and_the_primary() {
+    if !has_postgresql("a_cluster_loses_nothing_with_a_gateway_a_node_and_the_primary") {
+        return;
+    }
+    let arguments = ["--connections", "30", "--duration", "3s", "--rate", "30", "--seed", "7", "--json"];
+    let (mut command, temp) = cluster_command("demo-cluster", &arguments);
+    let output = command.output().expect("it runs");
+    let report = judged(&output);
+    assert_eq!(left_in(&temp), Vec::<PathBuf>::new());
+    let survived = report["survived"].as_array().expect("a list");
+    let losses: Vec<_> = survived.iter().filter_map(|one| one["loss"].as_str()).collect();
+    assert_eq!(losses, ["gateway", "node", "primary"], "{report:#}");
+    if report["judgement"] != "pass" {
+        println!("too busy to judge: {report:#}");
+        return;
+    }
+    let waits: Vec<_> = survived.iter().filter_map(|one| one["longest_ms"].as_f64()).collect();
+    assert!(waits.iter().all(|wait| *wait > 0.0), "{report:#}");
+    // Each of three gateways has its share, and one of them is gone: all clients are with the others.
+    assert_eq!((&report["cut_off"], &report["size"]["encrypted"]), (&10.into(), &30.into()), "{report:#}");
+    assert!(report["messages"]["deliveries"].as_u64() > report["messages"]["sent"].as_u64(), "{report:#}");
+}
+
+#[test]
+fn even_a_killed_demo_of_a_cluster_leaves_no_process() {
+    if !has_postgresql("even_a_killed_demo_of_a_cluster_leaves_no_process") {
+        return;
+    }
+    let arguments = ["--connections", "10", "--duration", "60s", "--rate", "10"];
+    let (mut command, temp) = cluster_command("demo-cluster-killed", &arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut said =
+        BufReader::new(child.stderr.take().expect("piped")).lines().map(|line| line.expect("text"));
+    let line = said.find(|line| line.starts_with("gateways pid")).expect("it says its processes");
+    let mut pids: Vec<i32> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(said.any(|line| line.starts_with("chat")), "it chats");
+    for cell in fs::read_dir(&temp).expect("the folder").map(|entry| entry.expect("an entry").path()) {
+        for number in 1..=3 {
+            let file = fs::read_to_string(cell.join(format!("pg-{number}/data/postmaster.pid")));
+            let pid = file.ok().and_then(|file| file.lines().next().and_then(|pid| pid.parse::<i32>().ok()));
+            pids.extend(pid);
+        }
+    }
+    assert!(pids.len() == 9 && pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert_gone(&pids);
+    fs::remove_dir_all(&temp).ok();
 }

@@ -5,6 +5,7 @@
 //! say that the machine was too busy, and never that something is lost.
 
 use crate::checker::Verdict;
+use crate::cluster;
 use crate::number::count;
 use crate::play::Measured;
 use crate::report::ClientFigures;
@@ -33,61 +34,107 @@ pub(crate) struct Judged {
     pub(crate) doubts: Vec<String>,
 }
 
+/// Counts that any demo is judged by, beside those of the checker.
+struct Counts<'a> {
+    /// Messages that were sent before the chat.
+    before: u64,
+    /// Messages that a client did not take.
+    refused: u64,
+    /// Deliveries that came only when they were asked for.
+    pulled: u64,
+    /// Connections that were dropped and should not have been.
+    dropped: u64,
+    clients: &'a ClientFigures,
+}
+
 impl Judged {
+    /// Judges the demo of one gateway and one backend.
     pub(crate) fn new(verdict: &Verdict, measured: &Measured, clients: &ClientFigures) -> Self {
-        let tally = verdict.tally;
-        let mut faults = sentences(&[
-            (verdict.lost, "deliveries lost"),
-            (tally.duplicated, "deliveries duplicated"),
-            (tally.reordered, "deliveries out of order"),
-            (tally.corrupted, "messages or places that are not as sent"),
-            (tally.failed.saturating_sub(measured.refused), "messages refused"),
-            (tally.answered_again, "messages answered more than once"),
-        ]);
-        if clients.dropped_logins > 0 {
-            faults.push(format!(
-                "{} connections dropped, the first because {}",
-                count(clients.dropped_logins),
-                clients.first_drop
-            ));
-        }
-        if tally.sent == measured.before.sent {
-            faults.push("nothing was sent: --duration and --rate leave no message".to_owned());
-        }
-        let mut doubts = sentences(&[
-            (verdict.unanswered, "messages unanswered: too busy to judge"),
-            (verdict.undelivered, "deliveries not come yet: too busy to judge"),
-            (measured.pulled, "deliveries that came only when they were asked for"),
-            (
-                measured.refused,
-                "messages that a client did not take, its outbox was full: try a lower --rate",
-            ),
-            (clients.slow_logins, "connections ended because one side was too slow"),
-        ]);
+        let mut judged = Self::of_messages(
+            verdict,
+            &Counts {
+                before: measured.before.sent,
+                refused: measured.refused,
+                pulled: measured.pulled,
+                dropped: clients.dropped_logins,
+                clients,
+            },
+        );
         let tries = measured.restart_tries;
         match &measured.restart {
             Some(Upgraded::Committed(_)) => {}
             Some(Upgraded::Undone { why, is_slowness }) => {
                 let undone =
                     format!("the gateway's restart was undone {tries} times, the last time because {why}");
-                if *is_slowness { doubts.push(undone) } else { faults.push(undone) }
+                if *is_slowness { judged.doubts.push(undone) } else { judged.faults.push(undone) }
             }
-            None => doubts.push("the gateway's restart has no verdict".to_owned()),
+            None => judged.doubts.push("the gateway's restart has no verdict".to_owned()),
         }
         if measured.kill.is_none() {
-            doubts.push("after the backend was killed, no message was durable in time".to_owned());
+            judged.doubts.push("after the backend was killed, no message was durable in time".to_owned());
         }
+        judged.conclude(verdict)
+    }
+
+    /// Judges the demo of a cluster: the connections of the gateway that was killed had to be dropped.
+    pub(crate) fn of_cluster(
+        verdict: &Verdict,
+        measured: &cluster::Measured,
+        clients: &ClientFigures,
+    ) -> Self {
+        let counts = Counts {
+            before: measured.before.sent,
+            refused: measured.refused,
+            pulled: measured.pulled,
+            dropped: clients.dropped_logins.saturating_sub(measured.cut_off),
+            clients,
+        };
+        Self::of_messages(verdict, &counts).conclude(verdict)
+    }
+
+    fn of_messages(verdict: &Verdict, counts: &Counts<'_>) -> Self {
+        let (tally, clients) = (verdict.tally, counts.clients);
+        let mut faults = sentences(&[
+            (verdict.lost, "deliveries lost"),
+            (tally.duplicated, "deliveries duplicated"),
+            (tally.reordered, "deliveries out of order"),
+            (tally.corrupted, "messages or places that are not as sent"),
+            (tally.failed.saturating_sub(counts.refused), "messages refused"),
+            (tally.answered_again, "messages answered more than once"),
+        ]);
+        if counts.dropped > 0 {
+            faults.push(format!(
+                "{} connections dropped, the first because {}",
+                count(counts.dropped),
+                clients.first_drop
+            ));
+        }
+        if tally.sent == counts.before {
+            faults.push("nothing was sent: --duration and --rate leave no message".to_owned());
+        }
+        let doubts = sentences(&[
+            (verdict.unanswered, "messages unanswered: too busy to judge"),
+            (verdict.undelivered, "deliveries not come yet: too busy to judge"),
+            (counts.pulled, "deliveries that came only when they were asked for"),
+            (counts.refused, "messages that a client did not take, its outbox was full: try a lower --rate"),
+            (clients.slow_logins, "connections ended because one side was too slow"),
+        ]);
+        Self { judgement: Judgement::Pass, faults, doubts }
+    }
+
+    /// Adds the checker's words, and decides.
+    fn conclude(mut self, verdict: &Verdict) -> Self {
         // Words about messages that a client did not take are not faults.
-        if !faults.is_empty() {
-            faults.extend(verdict.faults.iter().cloned());
+        if !self.faults.is_empty() {
+            self.faults.extend(verdict.faults.iter().cloned());
         }
-        doubts.extend(verdict.doubts.iter().cloned());
-        let judgement = match (faults.is_empty(), doubts.is_empty()) {
+        self.doubts.extend(verdict.doubts.iter().cloned());
+        self.judgement = match (self.faults.is_empty(), self.doubts.is_empty()) {
             (true, true) => Judgement::Pass,
             (true, false) => Judgement::Busy,
             (false, _) => Judgement::Fail,
         };
-        Self { judgement, faults, doubts }
+        self
     }
 }
 
@@ -178,6 +225,39 @@ mod tests {
             assert_eq!(judged.judgement, Judgement::Fail, "{named}: {judged:?}");
             assert!(judged.faults.iter().any(|fault| fault.contains(named)), "{named}: {judged:?}");
         }
+    }
+
+    #[test]
+    fn a_cluster_may_drop_the_connections_of_the_gateway_that_was_killed_and_no_others() {
+        let tally = Tally { sent: 100, stored: 100, delivered: 280, ..Tally::default() };
+        let (faults, doubts) = (Vec::new(), Vec::new());
+        let verdict = Verdict { lost: 0, undelivered: 0, unanswered: 0, tally, faults, doubts };
+        let measured = cluster::Measured {
+            pace: Pace { rate: 10, calibrated: None },
+            before: Tally::default(),
+            survived: Vec::new(),
+            cut_off: 33,
+            chat: Duration::from_secs(3),
+            until_drained: Duration::from_secs(3),
+            refused: 0,
+            pulled: 0,
+            secure: 100,
+        };
+        let judged = |dropped_logins, verdict: &Verdict| {
+            let first_drop = "socket".to_owned();
+            let clients = ClientFigures { lag_p99_ms: 0.1, dropped_logins, first_drop, slow_logins: 0 };
+            Judged::of_cluster(verdict, &measured, &clients)
+        };
+        assert_eq!(judged(33, &verdict).judgement, Judgement::Pass);
+        let more = judged(34, &verdict);
+        assert!(
+            more.judgement == Judgement::Fail && more.faults[0].starts_with("1 connections dropped"),
+            "{more:?}"
+        );
+        let lost = Verdict { lost: 1, ..verdict.clone() };
+        assert_eq!(judged(33, &lost).judgement, Judgement::Fail);
+        let open = Verdict { unanswered: 1, ..verdict };
+        assert_eq!(judged(33, &open).judgement, Judgement::Busy);
     }
 
     #[test]

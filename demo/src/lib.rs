@@ -12,8 +12,10 @@
 //! | `folder`, `stop`, `server`, `upgrade`, `progress` | logs, Ctrl-C, child processes, the line of progress | usage |
 //! | `fleet` | all clients on one loop, each with TLS by rustls | client, certificate |
 //! | `observer` | sorts what clients say | checker, client, latency, roster, fleet |
-//! | `play` | the acts, one after the other | all above |
-//! | `judgement` | pass, fail, or too busy to judge; pure | checker, play, upgrade |
+//! | `stage` | what every act does with the clients: log in, send, wait | all above |
+//! | `play` | the acts of one gateway and one backend | stage |
+//! | `cluster` | a cluster with a database, and its acts | stage |
+//! | `judgement` | pass, fail, or too busy to judge; pure | checker, play, cluster, upgrade |
 //! | `report` | the figures | judgement, latency, play |
 //!
 //! Gateway and backend are real processes of the executable that the demo is given; the clients speak the
@@ -28,6 +30,7 @@ mod certificate;
 mod checker;
 mod client;
 mod clock;
+mod cluster;
 mod content;
 mod fleet;
 mod folder;
@@ -42,10 +45,12 @@ mod report;
 mod roster;
 mod server;
 mod size;
+mod stage;
 mod stop;
 mod traffic;
 mod upgrade;
 
+pub use cluster::{ClusterReport, run_cluster};
 pub use judgement::Judgement;
 pub use report::Report;
 
@@ -55,12 +60,13 @@ use fleet::Fleet;
 use folder::RunFolder;
 use moorline_proto::random::Random;
 use observer::Observer;
-use play::{Play, Servers};
+use play::Servers;
 use progress::Progress;
 use report::{ClientFigures, Parts, SizeFigures};
 use roster::{Kind, Roster};
 use server::Server;
-use size::{Machine, Size};
+use size::{Layout, Machine, Size};
+use stage::Stage;
 use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
@@ -112,11 +118,14 @@ pub enum DemoError {
     /// A server did not come up, or did not stay.
     #[error("the {name} failed: {problem}")]
     Server {
-        /// `gateway` or `backend`.
+        /// `gateway`, `backend`, or another one of a cluster.
         name: &'static str,
         /// Cause of the failure.
         problem: String,
     },
+    /// Something is not installed that the demo of a cluster needs.
+    #[error("cannot start a cluster without {0}")]
+    Missing(String),
     /// Clients were told to stay away.
     #[error("only {done} of {of} clients could log in: {why}")]
     Logins {
@@ -172,46 +181,72 @@ fn system(operation: &'static str) -> impl FnOnce(io::Error) -> DemoError {
 /// [`DemoError`]: the demo could not be played to the end. A fault that the checker found is not an error; the
 /// report has it.
 pub fn run(options: &Options) -> Result<Report, DemoError> {
+    let (report, logs) = in_folder(options, |folder, stop| play(options, folder, stop), Report::judgement)?;
+    Ok(report.with_logs(logs))
+}
+
+/// Plays a demo with a folder for its logs, which stays if the logs are wanted. Returns the report, and the folder if it stays.
+fn in_folder<R>(
+    options: &Options,
+    play: impl FnOnce(&RunFolder, &Stop) -> Result<R, DemoError>,
+    judgement: impl FnOnce(&R) -> Judgement,
+) -> Result<(R, Option<PathBuf>), DemoError> {
     let stop = Stop::on_signals().map_err(system("listen for signals"))?;
     let mut folder = RunFolder::create().map_err(system("make a folder for the logs"))?;
-    let outcome = play(options, &folder, &stop);
+    let outcome = play(&folder, &stop);
     let is_wanted = match &outcome {
-        Ok(report) => report.judgement() != Judgement::Pass,
-        Err(error) => !matches!(error, DemoError::Interrupted),
+        Ok(report) => judgement(report) != Judgement::Pass,
+        Err(error) => !matches!(error, DemoError::Interrupted | DemoError::Missing(_)),
     };
     if !is_wanted && options.logs == Logs::OfFailures {
-        return outcome;
+        return outcome.map(|report| (report, None));
     }
     folder.keep();
     let logs = folder.path().to_owned();
     match outcome {
-        Ok(report) => Ok(report.with_logs(logs)),
+        Ok(report) => Ok((report, Some(logs))),
         Err(error) => Err(DemoError::Logged { cause: Box::new(error), logs }),
     }
 }
 
-fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, DemoError> {
-    let machine = Machine {
-        open_files: machine::raise_open_files(),
-        cores: machine::cores(),
-        is_optimised: !cfg!(debug_assertions),
-    };
-    let size = Size::choose(machine, options.connections);
-    let mut progress = Progress::new();
-    progress.say(&size.why);
-    let drawn = || getrandom::u64().map_or(1, |seed| seed >> 32);
-    let seed = options.seed.unwrap_or_else(drawn);
+/// Things that each demo begins with.
+struct Setup {
+    size: Size,
+    seed: u64,
+    program: PathBuf,
+    certificate: Certificate,
+    progress: Progress,
+}
 
-    let program = if options.is_copied {
-        let copy = folder.path().join("moorline");
-        std::fs::copy(&options.program, &copy)
-            .and_then(|_| std::fs::set_permissions(&copy, Permissions::from_mode(0o700)))
-            .map_err(system("copy the program into the demo's folder"))?;
-        copy
-    } else {
-        options.program.clone()
-    };
-    let certificate = Certificate::make(folder)?;
+impl Setup {
+    fn new(options: &Options, folder: &RunFolder, layout: Layout) -> Result<Self, DemoError> {
+        let machine = Machine {
+            open_files: machine::raise_open_files(),
+            cores: machine::cores(),
+            is_optimised: !cfg!(debug_assertions),
+        };
+        let size = Size::choose(machine, layout, options.connections);
+        let mut progress = Progress::new();
+        progress.say(&size.why);
+        let drawn = || getrandom::u64().map_or(1, |seed| seed >> 32);
+        let seed = options.seed.unwrap_or_else(drawn);
+        let program = if options.is_copied {
+            let copy = folder.path().join("moorline");
+            std::fs::copy(&options.program, &copy)
+                .and_then(|_| std::fs::set_permissions(&copy, Permissions::from_mode(0o700)))
+                .map_err(system("copy the program into the demo's folder"))?;
+            copy
+        } else {
+            options.program.clone()
+        };
+        let certificate = Certificate::make(folder)?;
+        Ok(Self { size, seed, program, certificate, progress })
+    }
+}
+
+fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, DemoError> {
+    let Setup { size, seed, program, certificate, mut progress } =
+        Setup::new(options, folder, Layout::OneBackend)?;
     let mut servers = start(&program, folder, &certificate, stop)?;
     let (gateway, admin) = (servers.gateway.address("listener")?, servers.gateway.address("admin")?);
     progress.say(&format!(
@@ -220,12 +255,12 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
         servers.backend.pid()
     ));
     let roster = Arc::new(Roster::new(size.connections, seed));
-    let fleet = Fleet::new(gateway, &certificate, clients(&roster, seed))
+    let fleet = Fleet::new(vec![gateway], &certificate, clients(&roster, seed))
         .map_err(system("make the clients' epoll"))?;
     let observer = Observer::new(Arc::clone(&roster), seed);
-    let mut play = Play { roster, fleet, observer, servers: &mut servers, stop, progress: &mut progress };
-    let measured = play.run(options.chat, options.rate, size.rate_max, seed)?;
-    let Play { roster, mut fleet, observer, .. } = play;
+    let mut stage = Stage { roster, fleet, observer, servers: &mut servers, stop, progress: &mut progress };
+    let measured = stage.run(options.chat, options.rate, size.rate_max, seed)?;
+    let Stage { roster, mut fleet, observer, .. } = stage;
     // The gateway ends at once when nobody is left.
     fleet.close(&mut fleet::Deaf);
     Ok(Report::new(Parts {
@@ -260,21 +295,30 @@ fn start(
     stop: &Stop,
 ) -> Result<Servers, DemoError> {
     let log = |name| folder.file(name).map_err(system("make a log file"));
-    let arguments = |verb: &str, sets: &[String]| -> Vec<String> {
-        let sets = sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
-        std::iter::once(verb.to_owned()).chain(sets).collect()
-    };
     // The backend stores on disk: it will be killed.
     let store = format!("im.folder=\"{}\"", folder.path().join("store").display());
     // Both are of this run and this machine, so they need no secret.
     let unproven = "link.unproven=loopback".to_owned();
-    let mut sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), unproven, store]);
-    sets.push("--until-eof".to_owned());
+    let sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), unproven, store]);
     let backend = Server::start("backend", program, &sets, log("backend.log")?, stop)?;
-    let link: SocketAddr = backend.address("link")?;
+    let sets = arguments("run", &gateway_settings("demo", certificate, &[backend.address("link")?]));
+    let gateway = Server::start("gateway", program, &sets, log("gateway.log")?, stop)?;
+    Ok(Servers { gateway, backend })
+}
+
+/// Arguments of a server with these settings. Whichever process serves at the end, it ends with this one.
+fn arguments(verb: &str, sets: &[String]) -> Vec<String> {
+    let sets = sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
+    let sets = std::iter::once(verb.to_owned()).chain(sets);
+    sets.chain(std::iter::once("--until-eof".to_owned())).collect()
+}
+
+/// Settings of a gateway on free ports.
+fn gateway_settings(id: &str, certificate: &Certificate, links: &[SocketAddr]) -> Vec<String> {
     let [chain, key] = certificate.files.each_ref().map(|file| file.display().to_string());
-    let sets = [
-        "gateway.id=demo".to_owned(),
+    let links: Vec<_> = links.iter().map(SocketAddr::to_string).collect();
+    vec![
+        format!("gateway.id={id}"),
         "listener.address=127.0.0.1:0".to_owned(),
         "listener.kind=tls".to_owned(),
         format!("tls.certificates=[{chain:?}]"),
@@ -282,14 +326,9 @@ fn start(
         "admin.address=127.0.0.1:0".to_owned(),
         "auth.mode=dev".to_owned(),
         "drain.grace=1s".to_owned(),
-        format!("backend.endpoints=[\"{link}\"]"),
+        format!("backend.endpoints={links:?}"),
         "backend.unproven=loopback".to_owned(),
-    ];
-    let mut sets = arguments("run", &sets);
-    // Whichever process serves at the end, it ends with this one.
-    sets.push("--until-eof".to_owned());
-    let gateway = Server::start("gateway", program, &sets, log("gateway.log")?, stop)?;
-    Ok(Servers { gateway, backend })
+    ]
 }
 
 /// One client per device.

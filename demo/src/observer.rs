@@ -6,7 +6,7 @@ use crate::fleet::Listener;
 use crate::latency::Latencies;
 use crate::roster::Roster;
 use moorline_proto::message::im::GroupCreateResponse;
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 use prost::Message as _;
 use std::sync::Arc;
 
@@ -35,7 +35,11 @@ pub(crate) struct Observer {
     pub(crate) groups_made: usize,
     /// Groups that were refused.
     pub(crate) groups_failed: usize,
+    /// Answers to [`Stage::become_known`](crate::stage::Stage::become_known); `None`: answers are to groups.
+    pub(crate) known: Option<u32>,
     is_logged_in: Vec<bool>,
+    /// Longest time from an intended send to an answer since the kill.
+    longest: Duration,
     killed: Option<Instant>,
     /// Time at which a message was durable that was sent after the backend had been killed; `None`: none was.
     pub(crate) stored_again: Option<Instant>,
@@ -57,6 +61,8 @@ impl Observer {
             closed: 0,
             groups_made: 0,
             groups_failed: 0,
+            known: None,
+            longest: Duration::ZERO,
             killed: None,
             stored_again: None,
         }
@@ -67,9 +73,15 @@ impl Observer {
         (self.durable, self.delivered, self.lag) = (Latencies::new(), Latencies::new(), Latencies::new());
     }
 
-    /// Notes that the backend was killed: times from now on say nothing about its speed.
+    /// Notes that a server was killed: times from now on say nothing about its speed.
     pub(crate) const fn handle_kill(&mut self, now: Instant) {
         self.killed = Some(now);
+    }
+
+    /// Notes that everything is answered again. Returns the longest wait of a message since the kill.
+    pub(crate) fn handle_calm(&mut self) -> Duration {
+        self.killed = None;
+        std::mem::take(&mut self.longest)
     }
 
     /// Groups without an answer, of `asked`.
@@ -81,7 +93,8 @@ impl Observer {
     pub(crate) fn progress(&self) -> u64 {
         let tally = self.checker.tally();
         let groups = (self.groups_made + self.groups_failed) as u64;
-        tally.stored + tally.failed + tally.delivered + groups + u64::from(self.logged_in)
+        let known = u64::from(self.known.unwrap_or_default());
+        tally.stored + tally.failed + tally.delivered + groups + known + u64::from(self.logged_in)
     }
 
     fn handle_drop(&mut self, client: u32, why: &Dropped) {
@@ -115,10 +128,13 @@ impl Listener for Observer {
             Output::Vacant { seat, to, .. } => self.checker.on_vacant(client, seat, to),
             Output::Stored(receipt) => match (self.checker.on_stored(client, &receipt), self.killed) {
                 (Some(intended), None) => self.durable.record(intended, at),
-                (Some(intended), Some(killed)) if intended > killed => {
-                    self.stored_again.get_or_insert(at);
+                (Some(intended), Some(killed)) => {
+                    self.longest = self.longest.max(at.saturating_since(intended));
+                    if intended > killed {
+                        self.stored_again.get_or_insert(at);
+                    }
                 }
-                _ => {}
+                (None, _) => {}
             },
             Output::Failed { key, why } => self.checker.on_failed(client, key, &why),
             Output::LoggedIn => {
@@ -129,6 +145,12 @@ impl Listener for Observer {
             Output::Closed(why) => {
                 self.closed += 1;
                 self.handle_drop(client, &why);
+            }
+            Output::Response(result) if self.known.is_some() => {
+                self.known = self.known.map(|known| known + 1);
+                if let Err(why) = result {
+                    self.last_failure = why;
+                }
             }
             Output::Response(result) => {
                 let made = result

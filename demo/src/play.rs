@@ -1,47 +1,18 @@
-//! The acts of the demo, one after the other: log in, stand still, make groups, calibrate, chat, wait for the
-//! rest.
-//!
-//! Owns the fleet and the observer while they last. Every wait ends when nothing has moved for a while, when
-//! its bound is reached, when the demo is to stop, or when a server is gone. A wait that gives up is not a
-//! fault of the gateway: the machine was too busy.
+//! The acts of the demo with one gateway and one backend, one after the other: log in, stand still, make groups, calibrate,
+//! chat, wait for the rest.
 
+use crate::DemoError;
 use crate::checker::Tally;
 use crate::clock;
-use crate::fleet::Fleet;
-use crate::number::count;
-use crate::observer::Observer;
-use crate::progress::Progress;
-use crate::roster::{Kind, Roster};
 use crate::server::Server;
-use crate::size::{self, Pace};
-use crate::stop::Stop;
-use crate::traffic::{Traffic, Utterance};
+use crate::size::Pace;
+use crate::stage::{SENDS_AT_ONCE, SETTLE, Serving, Stage};
+use crate::traffic::Traffic;
 use crate::upgrade::{Upgrade, Upgraded};
-use crate::{DemoError, system};
-use moorline_proto::message::encode;
-use moorline_proto::message::im::GroupCreateRequest;
 use moorline_proto::time::{Duration, Instant};
-use std::sync::Arc;
 
-/// Logins under way at once.
-const LOGINS_AT_ONCE: u32 = 256;
-/// Groups asked for at once.
-const GROUPS_AT_ONCE: usize = 64;
 /// Pause without a message before the memory is read.
 const IDLE: Duration = Duration::from_secs(1);
-/// Length of the calibration.
-const CALIBRATION: Duration = Duration::from_secs(2);
-/// Messages without an answer, and deliveries to come, beyond which the calibration sends nothing.
-const CALIBRATION_OPEN_MAX: u64 = 256;
-const CALIBRATION_OWED_MAX: u64 = 2_048;
-/// Messages sent between two looks at the sockets.
-const SENDS_AT_ONCE: usize = 128;
-/// A wait goes on while anything moves within this time; more than one repetition of a send.
-const PATIENCE: Duration = Duration::from_secs(25);
-/// Bound of every wait, however much moves.
-const WAIT_MAX: Duration = Duration::from_secs(240);
-/// Wait for arrivals that should not come, at the end.
-const SETTLE: Duration = Duration::from_millis(500);
 /// Hot restarts that are tried, and the pause between two tries.
 const RESTARTS_MAX: u32 = 5;
 const RESTART_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -116,16 +87,14 @@ impl Acts {
     }
 }
 
-pub(crate) struct Play<'a> {
-    pub(crate) roster: Arc<Roster>,
-    pub(crate) fleet: Fleet,
-    pub(crate) observer: Observer,
-    pub(crate) servers: &'a mut Servers,
-    pub(crate) stop: &'a Stop,
-    pub(crate) progress: &'a mut Progress,
+impl Serving for Servers {
+    fn check(&mut self) -> Result<(), DemoError> {
+        self.gateway.check()?;
+        self.backend.check()
+    }
 }
 
-impl Play<'_> {
+impl Stage<'_, Servers> {
     /// Plays all acts. `rate`: asked for; `None`: calibrated, at most `rate_max`.
     pub(crate) fn run(
         &mut self,
@@ -200,74 +169,6 @@ impl Play<'_> {
         })
     }
 
-    /// Logs everybody in.
-    fn log_in(&mut self) -> Result<(), DemoError> {
-        let everybody = self.connections();
-        let mut started = 0;
-        let mut patience = Patience::new(&self.observer);
-        while self.observer.logged_in < everybody {
-            while started < everybody && started - self.observer.logged_in.min(started) < LOGINS_AT_ONCE {
-                self.fleet.start(started, &mut self.observer);
-                started += 1;
-            }
-            let (done, why) = (self.observer.logged_in, &self.observer.last_failure);
-            if self.observer.closed > 0 {
-                return Err(DemoError::Logins { done, of: everybody, why: why.clone() });
-            }
-            if patience.is_over(&self.observer) {
-                let why = if why.is_empty() { "no answer" } else { why };
-                return Err(DemoError::TooBusy(format!("only {done} of {everybody} clients got in: {why}")));
-            }
-            self.turn("login", patience.until)?;
-        }
-        Ok(())
-    }
-
-    /// Has the first user of every group make it.
-    fn make_groups(&mut self) -> Result<(), DemoError> {
-        let roster = Arc::clone(&self.roster);
-        let mut asked = 0;
-        for (leader, group) in roster.groups() {
-            let Kind::Group { name, members } = &group.kind else { continue };
-            let members = members.iter().map(|user| roster.user(*user).uid.to_string()).collect();
-            let request = encode(&GroupCreateRequest { group: name.clone(), members });
-            self.fleet.ask(leader, "im.group.create", request, &mut self.observer);
-            asked += 1;
-            self.wait("groups", |play| play.observer.groups_open(asked) < GROUPS_AT_ONCE)?;
-        }
-        let is_answered = self.wait("groups", |play| play.observer.groups_open(asked) == 0)?;
-        let (done, why) = (self.observer.groups_made, self.observer.last_failure.clone());
-        match self.observer.groups_failed {
-            0 if is_answered => Ok(()),
-            0 => Err(DemoError::TooBusy(format!("only {done} of {asked} groups could be made"))),
-            _ => Err(DemoError::Groups { done, why }),
-        }
-    }
-
-    /// Finds a rate that this machine has to spare: a short chat with a bounded number of open messages.
-    fn calibrate(&mut self, rate_max: u32, seed: u64) -> Result<Pace, DemoError> {
-        let start = clock::now();
-        let end = start + CALIBRATION;
-        let before = self.observer.checker.tally().stored;
-        let mut traffic = Traffic::new(start, CALIBRATION, rate_max, !seed);
-        while clock::now() < end {
-            for _ in 0..SENDS_AT_ONCE {
-                let checker = &self.observer.checker;
-                if checker.unanswered() >= CALIBRATION_OPEN_MAX || checker.owed() >= CALIBRATION_OWED_MAX {
-                    break;
-                }
-                let Some(said) = traffic.take_due(clock::now(), &self.roster) else { break };
-                self.say(said);
-            }
-            self.turn("pace", traffic.deadline().unwrap_or(end).min(end))?;
-        }
-        let time = clock::now().saturating_since(start);
-        let pace = size::pace(self.observer.checker.tally().stored - before, time, rate_max);
-        self.drain("pace")?;
-        self.observer.begin_times();
-        Ok(pace)
-    }
-
     /// Has everybody talk at the rate of the traffic, whatever the answers are. In the middle the gateway
     /// restarts, and later the backend is killed. Returns the messages that no client took.
     fn chat(&mut self, mut traffic: Traffic, mut acts: Acts) -> Result<(u64, Acts), DemoError> {
@@ -330,103 +231,5 @@ impl Play<'_> {
         self.observer.handle_kill(killed);
         traffic.extend_to(killed + AFTER_KILL);
         Ok(())
-    }
-
-    /// Sends one message; false: the client did not take it.
-    fn say(&mut self, said: Utterance) -> bool {
-        let Utterance { device, seat, intended } = said;
-        let message = self.observer.checker.begin(device, seat, intended);
-        self.observer.lag.record(intended, clock::now());
-        let key = message.0;
-        match self.fleet.send(device, seat, message, &mut self.observer) {
-            Ok(()) => true,
-            Err(why) => {
-                self.observer.checker.on_failed(device, key, &why.to_string());
-                false
-            }
-        }
-    }
-
-    /// Waits until everything is answered and delivered; false: nothing moves any more.
-    fn drain(&mut self, act: &str) -> Result<bool, DemoError> {
-        self.wait(act, |play| play.observer.checker.unanswered() == 0 && play.observer.checker.owed() == 0)
-    }
-
-    /// Has every device that lacks a durable message ask for it. Returns the deliveries that came by it.
-    fn pull_the_rest(&mut self) -> Result<u64, DemoError> {
-        let before = self.observer.checker.tally().delivered;
-        for device in self.observer.checker.lacking() {
-            self.fleet.pull_all(device, &mut self.observer);
-        }
-        self.drain("pull")?;
-        Ok(self.observer.checker.tally().delivered - before)
-    }
-
-    /// Turns until `is_over`; false: nothing moved for [`PATIENCE`], or [`WAIT_MAX`] is over.
-    fn wait(&mut self, act: &str, is_over: impl Fn(&Self) -> bool) -> Result<bool, DemoError> {
-        let mut patience = Patience::new(&self.observer);
-        while !is_over(self) {
-            if patience.is_over(&self.observer) {
-                return Ok(false);
-            }
-            self.turn(act, patience.until)?;
-        }
-        Ok(true)
-    }
-
-    /// Turns for a time.
-    fn rest(&mut self, act: &str, time: Duration) -> Result<(), DemoError> {
-        let until = clock::now() + time;
-        while clock::now() < until {
-            self.turn(act, until)?;
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self, act: &str, until: Instant) -> Result<(), DemoError> {
-        self.stop.check()?;
-        let until = until.min(self.progress.deadline());
-        self.fleet.turn(until, &mut self.observer).map_err(system("wait for sockets"))?;
-        let now = clock::now();
-        if now >= self.progress.deadline() {
-            self.servers.gateway.check()?;
-            self.servers.backend.check()?;
-        }
-        let (observer, everybody) = (&self.observer, self.connections());
-        self.progress.show(now, || {
-            let tally = observer.checker.tally();
-            let counts = [u64::from(observer.logged_in), everybody.into(), tally.sent, tally.stored, tally.delivered];
-            let [logged_in, everybody, sent, stored, delivered] = counts.map(count);
-            format!("{act:<6} connected {logged_in}/{everybody}  sent {sent}  durable {stored}  delivered {delivered}")
-        });
-        Ok(())
-    }
-
-    fn connections(&self) -> u32 {
-        u32::try_from(self.roster.devices.len()).expect("bounded by the number of ports")
-    }
-}
-
-/// A wait that lasts while anything moves.
-struct Patience {
-    /// End of the wait if nothing moves until then.
-    until: Instant,
-    end: Instant,
-    progress: u64,
-}
-
-impl Patience {
-    fn new(observer: &Observer) -> Self {
-        let now = clock::now();
-        Self { until: now + PATIENCE, end: now + WAIT_MAX, progress: observer.progress() }
-    }
-
-    fn is_over(&mut self, observer: &Observer) -> bool {
-        let (now, progress) = (clock::now(), observer.progress());
-        if progress != self.progress {
-            self.progress = progress;
-            self.until = (now + PATIENCE).min(self.end);
-        }
-        now >= self.until
     }
 }

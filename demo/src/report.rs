@@ -1,6 +1,6 @@
 //! The figures of one run, for people and for machines.
 
-use crate::checker::Verdict;
+use crate::checker::{Tally, Verdict};
 use crate::judgement::{Judged, Judgement};
 use crate::latency::Quantiles;
 use crate::number::{count, mebibytes, millis, rate, ratio};
@@ -54,7 +54,7 @@ pub(crate) struct SizeFigures {
 
 /// A message is one send; its deliveries are counted apart.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct MessageFigures {
+pub(crate) struct MessageFigures {
     sent: u64,
     durable: u64,
     deliveries: u64,
@@ -64,7 +64,7 @@ struct MessageFigures {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct IntegrityFigures {
+pub(crate) struct IntegrityFigures {
     lost: u64,
     undelivered: u64,
     pulled: u64,
@@ -114,30 +114,51 @@ pub(crate) struct Parts {
     pub(crate) admin: String,
 }
 
-impl Report {
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { seed, size, measured, verdict, durable, delivered, clients, admin } = parts;
-        let Judged { judgement, faults, doubts } = Judged::new(&verdict, &measured, &clients);
+impl MessageFigures {
+    /// Figures of a chat: what was counted since `before`.
+    pub(crate) fn new(tally: Tally, before: Tally, chat: Duration, until_drained: Duration) -> Self {
+        let (sent, durable) = (tally.sent - before.sent, tally.stored - before.stored);
+        let deliveries = tally.delivered - before.delivered;
+        Self {
+            sent,
+            durable,
+            deliveries,
+            chat_seconds: chat.as_secs_f64(),
+            sent_per_second: rate(sent, chat),
+            delivered_per_second: rate(deliveries, until_drained),
+        }
+    }
+}
+
+impl IntegrityFigures {
+    pub(crate) const fn new(verdict: &Verdict, pulled: u64) -> Self {
         let tally = verdict.tally;
-        let integrity = IntegrityFigures {
+        Self {
             lost: verdict.lost,
             undelivered: verdict.undelivered,
-            pulled: measured.pulled,
+            pulled,
             duplicated: tally.duplicated,
             reordered: tally.reordered,
             corrupted: tally.corrupted,
             unanswered: verdict.unanswered,
             failed: tally.failed,
             answered_again: tally.answered_again,
-        };
-        let before = measured.before;
-        let (sent, stored) = (tally.sent - before.sent, tally.stored - before.stored);
-        let delivered_in_chat = tally.delivered - before.delivered;
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { seed, size, measured, verdict, durable, delivered, clients, admin } = parts;
+        let Judged { judgement, faults, doubts } = Judged::new(&verdict, &measured, &clients);
+        let integrity = IntegrityFigures::new(&verdict, measured.pulled);
+        let messages =
+            MessageFigures::new(verdict.tally, measured.before, measured.chat, measured.until_drained);
         let restart = match measured.restart {
             Some(Upgraded::Committed(restarted)) => Some(restarted),
             Some(Upgraded::Undone { .. }) | None => None,
         };
-        let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 * ratio(1, stored);
+        let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 * ratio(1, messages.durable);
         let grown = measured.rss_idle.saturating_sub(measured.rss_before);
         Self {
             schema: SCHEMA,
@@ -146,14 +167,7 @@ impl Report {
             reasons: faults,
             doubts,
             seed,
-            messages: MessageFigures {
-                sent,
-                durable: stored,
-                deliveries: delivered_in_chat,
-                chat_seconds: measured.chat.as_secs_f64(),
-                sent_per_second: rate(sent, measured.chat),
-                delivered_per_second: rate(delivered_in_chat, measured.until_drained),
-            },
+            messages,
             send_to_durable: durable,
             send_to_delivered: delivered,
             integrity,
@@ -177,8 +191,8 @@ impl Report {
         }
     }
 
-    pub(crate) fn with_logs(mut self, logs: PathBuf) -> Self {
-        self.logs = Some(logs);
+    pub(crate) fn with_logs(mut self, logs: Option<PathBuf>) -> Self {
+        self.logs = logs;
         self
     }
 
@@ -189,58 +203,91 @@ impl Report {
 
     fn write_verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "size        {}", self.size.why)?;
-        if let Pace { rate, calibrated: Some(calibrated) } = self.size.pace {
-            let (rate, calibrated) = (count(rate.into()), count(calibrated.into()));
-            writeln!(f, "rate        {rate} messages a second, after a short run with {calibrated}")?;
-        }
+        write_pace(f, self.size.pace)?;
         writeln!(f, "admin       http://{} while it ran", self.admin)?;
         if let Some(logs) = &self.logs {
             writeln!(f, "logs        {}", logs.display())?;
         }
-        for reason in &self.reasons {
-            writeln!(f, "FAIL        {reason}")?;
+        write_judged(f, self.judgement, &self.reasons, &self.doubts)
+    }
+}
+
+/// Writes the first line of a report.
+pub(crate) fn write_head(
+    f: &mut fmt::Formatter<'_>,
+    size: &SizeFigures,
+    messages: &MessageFigures,
+) -> fmt::Result {
+    let (connections, users) = (count(size.connections.into()), count(size.users as u64));
+    let groups = count(size.groups as u64);
+    writeln!(
+        f,
+        "chat {:.0}s   connections {connections}   users {users}   groups {groups}   sent {:.0}/s   delivered {:.0}/s",
+        messages.chat_seconds, messages.sent_per_second, messages.delivered_per_second,
+    )
+}
+
+/// Writes the table of times.
+pub(crate) fn write_times(
+    f: &mut fmt::Formatter<'_>,
+    durable: &Quantiles,
+    delivered: &Quantiles,
+) -> fmt::Result {
+    writeln!(f, "{:<18}{:>9}{:>9}{:>9}{:>9}{:>11}", "", "p50", "p99", "p99.9", "max", "count")?;
+    for (name, told) in [("send > durable", durable), ("send > delivered", delivered)] {
+        let times = [told.p50_ms, told.p99_ms, told.p999_ms, told.max_ms].map(millis);
+        let [p50, p99, p999, max] = &times;
+        writeln!(f, "{name:<18}{p50:>9}{p99:>9}{p999:>9}{max:>9}{:>11}", count(told.count))?;
+    }
+    Ok(())
+}
+
+/// Writes the rate, if the demo has found it.
+pub(crate) fn write_pace(f: &mut fmt::Formatter<'_>, pace: Pace) -> fmt::Result {
+    let Pace { rate, calibrated: Some(calibrated) } = pace else { return Ok(()) };
+    let (rate, calibrated) = (count(rate.into()), count(calibrated.into()));
+    writeln!(f, "rate        {rate} messages a second, after a short run with {calibrated}")
+}
+
+/// Writes reasons and the verdict.
+pub(crate) fn write_judged(
+    f: &mut fmt::Formatter<'_>,
+    judgement: Judgement,
+    reasons: &[String],
+    doubts: &[String],
+) -> fmt::Result {
+    for reason in reasons {
+        writeln!(f, "FAIL        {reason}")?;
+    }
+    for doubt in doubts {
+        writeln!(f, "BUSY        {doubt}")?;
+    }
+    match judgement {
+        Judgement::Pass => writeln!(f, "PASS"),
+        Judgement::Fail => writeln!(f, "FAIL"),
+        Judgement::Busy => {
+            writeln!(f, "BUSY: this machine was too busy to judge; nothing is proven to be wrong")
         }
-        for doubt in &self.doubts {
-            writeln!(f, "BUSY        {doubt}")?;
-        }
-        match self.judgement {
-            Judgement::Pass => writeln!(f, "PASS"),
-            Judgement::Fail => writeln!(f, "FAIL"),
-            Judgement::Busy => {
-                writeln!(f, "BUSY: this machine was too busy to judge; nothing is proven to be wrong")
-            }
-        }
+    }
+}
+
+impl fmt::Display for IntegrityFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "integrity   lost {}   undelivered {}   duplicated {}   reordered {}   corrupted {}   unanswered {}",
+            self.lost, self.undelivered, self.duplicated, self.reordered, self.corrupted, self.unanswered
+        )
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { messages, integrity, gateway, backend, clients, .. } = self;
-        let (connections, users) = (count(self.size.connections.into()), count(self.size.users as u64));
-        let groups = count(self.size.groups as u64);
-        writeln!(
-            f,
-            "chat {:.0}s   connections {connections}   users {users}   groups {groups}   sent {:.0}/s   delivered {:.0}/s",
-            messages.chat_seconds, messages.sent_per_second, messages.delivered_per_second,
-        )?;
-        writeln!(f, "{:<18}{:>9}{:>9}{:>9}{:>9}{:>11}", "", "p50", "p99", "p99.9", "max", "count")?;
-        let lines =
-            [("send > durable", &self.send_to_durable), ("send > delivered", &self.send_to_delivered)];
-        for (name, told) in lines {
-            let times = [told.p50_ms, told.p99_ms, told.p999_ms, told.max_ms].map(millis);
-            let [p50, p99, p999, max] = &times;
-            writeln!(f, "{name:<18}{p50:>9}{p99:>9}{p999:>9}{max:>9}{:>11}", count(told.count))?;
-        }
-        writeln!(
-            f,
-            "integrity   lost {}   undelivered {}   duplicated {}   reordered {}   corrupted {}   unanswered {}",
-            integrity.lost,
-            integrity.undelivered,
-            integrity.duplicated,
-            integrity.reordered,
-            integrity.corrupted,
-            integrity.unanswered
-        )?;
+        let connections = count(self.size.connections.into());
+        write_head(f, &self.size, messages)?;
+        write_times(f, &self.send_to_durable, &self.send_to_delivered)?;
+        writeln!(f, "{integrity}")?;
         writeln!(
             f,
             "encrypted   TLS 1.3 on {} connections at the end, by a certificate of this run",
@@ -288,7 +335,6 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::Tally;
 
     #[test]
     fn figures_are_computed_from_what_was_measured() {

@@ -75,6 +75,13 @@ impl Server {
         Ok(())
     }
 
+    /// `kill -9`, for good.
+    pub(crate) fn kill(mut self) -> Result<(), DemoError> {
+        self.child.kill().map_err(crate::system("kill a process"))?;
+        self.child.wait().map_err(crate::system("wait for a process that was killed"))?;
+        Ok(())
+    }
+
     /// An address of the readiness line.
     pub(crate) fn address(&self, field: &str) -> Result<SocketAddr, DemoError> {
         let address = value(&self.ready, field).and_then(|value| value.parse().ok());
@@ -218,7 +225,7 @@ impl Drop for Server {
 }
 
 /// Settings of the user's own gateway are not the demo's.
-fn forget_settings(command: &mut Command) {
+pub(crate) fn forget_settings(command: &mut Command) {
     for (variable, _) in std::env::vars_os() {
         if ENV_PREFIXES.iter().any(|prefix| variable.to_string_lossy().starts_with(prefix)) {
             command.env_remove(variable);

@@ -14,6 +14,9 @@ const RATE_DEBUG: u32 = 200;
 const RATE_MIN: u32 = 10;
 /// The chat gets this part of the calibrated rate, if that is below the most.
 const SPARE: u32 = 3;
+/// Connections and messages per second of a cluster, whose messages are each in several transactions of a database on this machine.
+const CLUSTER: (u32, u32) = (400, 400);
+const CLUSTER_DEBUG: (u32, u32) = (100, 60);
 /// Descriptors of each process that are not client connections.
 const RESERVED_FDS: u64 = 200;
 /// Connections from one address to one port: the kernel's 28,232 ports, less what others use.
@@ -27,6 +30,15 @@ pub(crate) struct Machine {
     pub(crate) open_files: u64,
     pub(crate) cores: usize,
     pub(crate) is_optimised: bool,
+}
+
+/// Servers of a demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// A gateway, and a backend with a store of its own.
+    OneBackend,
+    /// Three gateways, three nodes, and a database with two standbys.
+    Cluster,
 }
 
 /// The size of one demo.
@@ -48,11 +60,15 @@ pub(crate) struct Pace {
 }
 
 impl Size {
-    pub(crate) fn choose(machine: Machine, connections: Option<u32>) -> Self {
+    pub(crate) fn choose(machine: Machine, layout: Layout, connections: Option<u32>) -> Self {
         let room = machine.open_files.saturating_sub(RESERVED_FDS).min(u64::from(PORTS));
         let room = u32::try_from(room).expect("at most PORTS").max(CONNECTIONS_MIN);
-        let (usual, usual_rate) =
-            if machine.is_optimised { (CONNECTIONS, RATE) } else { (CONNECTIONS_DEBUG, RATE_DEBUG) };
+        let (usual, usual_rate) = match (layout, machine.is_optimised) {
+            (Layout::OneBackend, true) => (CONNECTIONS, RATE),
+            (Layout::OneBackend, false) => (CONNECTIONS_DEBUG, RATE_DEBUG),
+            (Layout::Cluster, true) => CLUSTER,
+            (Layout::Cluster, false) => CLUSTER_DEBUG,
+        };
         let usual_rate = if machine.cores > 1 { usual_rate } else { usual_rate / 2 };
         let wanted = connections.unwrap_or(usual);
         let chosen = wanted.clamp(CONNECTIONS_MIN, room);
@@ -98,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_usual_machine_gets_the_usual_size() {
-        let size = Size::choose(MACHINE, None);
+        let size = Size::choose(MACHINE, Layout::OneBackend, None);
         assert_eq!((size.connections, size.rate_max), (CONNECTIONS, RATE));
         assert!(
             size.why.starts_with("4,000 connections: fd ") && size.why.contains("limit 20,000"),
@@ -109,19 +125,23 @@ mod tests {
 
     #[test]
     fn the_file_limit_and_the_ports_bound_it() {
-        let small = Size::choose(Machine { open_files: 1_024, ..MACHINE }, None);
+        let small = Size::choose(Machine { open_files: 1_024, ..MACHINE }, Layout::OneBackend, None);
         assert_eq!(small.connections, 824);
         assert!(small.why.starts_with("824 connections, not 4,000: "), "{}", small.why);
-        let tiny = Size::choose(Machine { open_files: 20, ..MACHINE }, None);
+        let tiny = Size::choose(Machine { open_files: 20, ..MACHINE }, Layout::OneBackend, None);
         assert_eq!(tiny.connections, CONNECTIONS_MIN);
-        let large = Size::choose(Machine { open_files: 1 << 20, ..MACHINE }, Some(1_000_000));
+        let large =
+            Size::choose(Machine { open_files: 1 << 20, ..MACHINE }, Layout::OneBackend, Some(1_000_000));
         assert_eq!((large.connections, large.rate_max), (PORTS, RATE));
     }
 
     #[test]
     fn one_core_and_no_optimisation_get_less() {
-        assert_eq!(Size::choose(Machine { cores: 1, ..MACHINE }, None).rate_max, RATE / 2);
-        let debug = Size::choose(Machine { is_optimised: false, ..MACHINE }, None);
+        assert_eq!(
+            Size::choose(Machine { cores: 1, ..MACHINE }, Layout::OneBackend, None).rate_max,
+            RATE / 2
+        );
+        let debug = Size::choose(Machine { is_optimised: false, ..MACHINE }, Layout::OneBackend, None);
         assert_eq!((debug.connections, debug.rate_max), (CONNECTIONS_DEBUG, RATE_DEBUG));
     }
 }

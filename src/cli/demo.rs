@@ -4,7 +4,9 @@ use super::{Failure, say};
 use crate::config::parse_duration;
 use crate::sys::executable::Executable;
 use clap::Args;
-use moorline_demo::{Judgement, Logs, Options};
+use moorline_demo::{DemoError, Judgement, Logs, Options};
+use serde::Serialize;
+use std::fmt::Display;
 use std::time::Duration;
 
 /// Longest chat: the checker keeps every message.
@@ -16,6 +18,10 @@ const CHAT_MAX: Duration = Duration::from_secs(600);
                         machine was too busy to judge, and nothing is proven to be wrong."
 )]
 pub(super) struct DemoArgs {
+    /// Play a cluster: three nodes over PostgreSQL with two standbys, and three gateways, of which a gateway, a node and the
+    /// primary are killed; needs the package `postgresql`, and does not run it as root
+    #[arg(long)]
+    cluster: bool,
     /// Client connections, 2 or more; without it a size for this machine
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     connections: Option<u32>,
@@ -41,7 +47,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("cannot find the own executable: {error}")))?;
     // Where the group may write, as in a source tree under umask 002, a gateway refuses to run its own program anew.
     let is_copied = Executable::open(&program).is_err();
-    let report = moorline_demo::run(&Options {
+    let options = Options {
         program,
         is_copied,
         connections: args.connections,
@@ -49,17 +55,29 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         rate: args.rate,
         seed: args.seed,
         logs: if args.keep { Logs::Always } else { Logs::OfFailures },
-    })
-    .map_err(|error| {
-        if error.is_too_busy() { Failure::Busy(error.to_string()) } else { Failure::failed(error) }
-    })?;
+    };
+    if args.cluster {
+        let report = moorline_demo::run_cluster(&options).map_err(failure)?;
+        tell(args, &report, report.judgement())
+    } else {
+        let report = moorline_demo::run(&options).map_err(failure)?;
+        tell(args, &report, report.judgement())
+    }
+}
+
+fn failure(error: DemoError) -> Failure {
+    if error.is_too_busy() { Failure::Busy(error.to_string()) } else { Failure::failed(error) }
+}
+
+/// Prints the report, and ends by the verdict.
+fn tell(args: &DemoArgs, report: &(impl Serialize + Display), judgement: Judgement) -> Result<(), Failure> {
     if args.json {
-        let json = serde_json::to_string_pretty(&report).map_err(Failure::failed)?;
+        let json = serde_json::to_string_pretty(report).map_err(Failure::failed)?;
         say(&format!("{json}\n"))?;
     } else {
         say(&report.to_string())?;
     }
-    match report.judgement() {
+    match judgement {
         Judgement::Pass => Ok(()),
         Judgement::Fail => Err(Failure::Faults("the demo found faults".to_owned())),
         Judgement::Busy => Err(Failure::Busy("this machine was too busy to judge".to_owned())),

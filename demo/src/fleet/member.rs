@@ -1,7 +1,7 @@
 //! One client of the fleet: its protocol state, its connection, and the bytes between them.
 
 use super::carrier::Carrier;
-use super::{Gateway, Listener, token};
+use super::{Gateways, Listener, token};
 use crate::client::{Client, Output};
 use crate::clock;
 use bytes::{Bytes, BytesMut};
@@ -28,6 +28,8 @@ pub(super) struct Member {
     /// Entry in the fleet's wheel: fires not later than the client's deadline. `None`: it has no deadline.
     pub(super) timer: Option<(TimerKey, Instant)>,
     number: u32,
+    /// Index of the gateway of the next connect, counted on over all gateways again and again.
+    next: usize,
     connection: Connection,
     /// Bytes that are not encrypted yet; bounded by the client's sends under way.
     unsent: BytesMut,
@@ -35,7 +37,8 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(number: u32, client: Client) -> Self {
-        Self { client, timer: None, number, connection: Connection::None, unsent: BytesMut::new() }
+        let (next, unsent) = (number as usize, BytesMut::new());
+        Self { client, timer: None, number, next, connection: Connection::None, unsent }
     }
 
     /// Handles readiness of the socket. `buffer` is the loop's.
@@ -52,10 +55,10 @@ impl Member {
     }
 
     /// Does what the client asks for, passes on what it says, and writes; after every call of the client.
-    pub(super) fn drain(&mut self, registry: &Registry, gateway: &Gateway, listener: &mut impl Listener) {
+    pub(super) fn drain(&mut self, registry: &Registry, gateways: &Gateways, listener: &mut impl Listener) {
         while let Some(output) = self.client.poll_output() {
             match output {
-                Output::Connect => self.connect(registry, gateway),
+                Output::Connect => self.connect(registry, gateways),
                 Output::Write(frame) => frame.encode(&mut self.unsent),
                 Output::HangUp => {
                     self.write().ok();
@@ -68,7 +71,7 @@ impl Member {
             self.hang_up();
             self.client.handle_disconnected(clock::now());
             // At most once more: without a socket nothing is written.
-            self.drain(registry, gateway, listener);
+            self.drain(registry, gateways, listener);
         }
     }
 
@@ -77,12 +80,19 @@ impl Member {
         matches!(&self.connection, Connection::Up(carrier) if carrier.is_secure())
     }
 
-    fn connect(&mut self, registry: &Registry, gateway: &Gateway) {
+    /// Returns whether the connection stands and is to the gateway of this index.
+    pub(super) fn is_at(&self, gateway: usize, gateways: usize) -> bool {
+        matches!(self.connection, Connection::Up(_)) && (self.next - 1) % gateways == gateway
+    }
+
+    fn connect(&mut self, registry: &Registry, gateways: &Gateways) {
         self.hang_up();
-        let connected = TcpStream::connect(gateway.address).and_then(|mut socket| {
+        let address = gateways.addresses[self.next % gateways.addresses.len()];
+        self.next += 1;
+        let connected = TcpStream::connect(address).and_then(|mut socket| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             registry.register(&mut socket, token::of_client(self.number), interest)?;
-            let (settings, name) = (Arc::clone(&gateway.client), gateway.name.clone());
+            let (settings, name) = (Arc::clone(&gateways.client), gateways.name.clone());
             let tls = ClientConnection::new(settings, name).map_err(io::Error::other)?;
             Ok(Carrier::new(socket, tls))
         });

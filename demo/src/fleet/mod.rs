@@ -43,10 +43,11 @@ impl Listener for Deaf {
     fn handle_output(&mut self, _client: u32, _at: Instant, _output: Output) {}
 }
 
-/// Address that clients connect to, and what they believe.
+/// Addresses that clients connect to, and what they believe.
 #[derive(Debug)]
-struct Gateway {
-    address: SocketAddr,
+struct Gateways {
+    /// Clients are spread over these; one whose connection ends goes to the next one.
+    addresses: Vec<SocketAddr>,
     client: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
@@ -60,19 +61,19 @@ pub(crate) struct Fleet {
     wheel: Wheel<u32>,
     fired: Vec<u32>,
     members: Vec<Member>,
-    gateway: Gateway,
+    gateways: Gateways,
     buffer: Vec<u8>,
 }
 
 impl Fleet {
     /// Clients that do nothing before [`Fleet::start`].
     pub(crate) fn new(
-        address: SocketAddr,
+        addresses: Vec<SocketAddr>,
         certificate: &Certificate,
         clients: impl Iterator<Item = Client>,
     ) -> io::Result<Self> {
         let (client, name) = (Arc::clone(&certificate.client), certificate.name.clone());
-        let gateway = Gateway { address, client, name };
+        let gateways = Gateways { addresses, client, name };
         let poll = Poll::new()?;
         let alarm = Alarm::new(poll.registry())?;
         Ok(Self {
@@ -82,7 +83,7 @@ impl Fleet {
             wheel: Wheel::new(clock::now()),
             fired: Vec::new(),
             members: (0..).zip(clients).map(|(number, client)| Member::new(number, client)).collect(),
-            gateway,
+            gateways,
             buffer: vec![0; READ_BYTES],
         })
     }
@@ -90,6 +91,12 @@ impl Fleet {
     /// Number of connections that stand and are encrypted.
     pub(crate) fn secure(&self) -> usize {
         self.members.iter().filter(|member| member.is_secure()).count()
+    }
+
+    /// Number of connections to the gateway of this index that stand.
+    pub(crate) fn connected_to(&self, gateway: usize) -> u64 {
+        let gateways = self.gateways.addresses.len();
+        self.members.iter().filter(|member| member.is_at(gateway, gateways)).count() as u64
     }
 
     /// Has the client connect and log in, now and whenever its connection ends.
@@ -178,7 +185,7 @@ impl Fleet {
     ) -> T {
         let member = &mut self.members[client as usize];
         let outcome = call(&mut member.client);
-        member.drain(self.poll.registry(), &self.gateway, listener);
+        member.drain(self.poll.registry(), &self.gateways, listener);
         // An entry that is too early costs one look; it is moved only when it would be too late.
         match (member.client.next_deadline(), member.timer) {
             (Some(due), None) => member.timer = Some((self.wheel.insert(due, client), due)),
