@@ -2,6 +2,7 @@
 //!
 //! Every message that was acknowledged is with every device of both people, once and in order, whatever ends meanwhile.
 
+mod api;
 mod people;
 
 use crate::gateway::{Backend, Gateway};
@@ -28,6 +29,8 @@ const PEOPLE: usize = 6;
 struct Cluster {
     cells: String,
     nodes: BTreeMap<u16, Backend>,
+    /// Ready lines of the nodes.
+    lines: BTreeMap<u16, String>,
     gateways: Vec<Series>,
     /// Settings of a node: what all nodes have, who it is, and whom it believes.
     trust: Box<dyn Fn(u16) -> Vec<String>>,
@@ -46,7 +49,7 @@ impl Cluster {
     }
 
     /// Starts nodes with these settings, and a gateway, over one cell. `None`: PostgreSQL is not installed, which is told.
-    fn start_with(test: &str, settings: &[&'static str]) -> Option<Self> {
+    fn start_with(test: &str, settings: &[&str]) -> Option<Self> {
         let Some(server) = Postgres::start(&[("fsync", "off"), ("max_connections", "120")]) else {
             postgres::skip(test);
             return None;
@@ -105,8 +108,9 @@ impl Cluster {
         let cells = format!("store.cells={addresses:?}");
         let (code, said, error) = run(&["backend", "migrate", "--cluster", "test", "--set", &cells]);
         assert_eq!((code, said.lines().count()), (Some(0), addresses.len()), "{said}{error}");
-        let nodes = BTreeMap::new();
-        let mut cluster = Self { cells, nodes, gateways: Vec::new(), trust, _papers: Vec::new(), servers };
+        let (nodes, lines) = (BTreeMap::new(), BTreeMap::new());
+        let mut cluster =
+            Self { cells, nodes, lines, gateways: Vec::new(), trust, _papers: Vec::new(), servers };
         for node in 1..=3 {
             cluster.start_node(node, "127.0.0.1:0");
         }
@@ -135,6 +139,7 @@ impl Cluster {
         let (backend, line) = Backend::of_command(program(&arguments));
         assert!(line.contains("store=cells"), "{line}");
         self.nodes.insert(node, backend);
+        self.lines.insert(node, line);
     }
 
     fn status(&self) -> Value {

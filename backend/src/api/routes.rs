@@ -340,7 +340,11 @@ pub(super) fn kick(request: &Request) -> Result<ApiCall, Problem> {
 }
 
 fn refusal(answer: &ApiAnswer) -> Problem {
-    Problem::new(status_of(answer.code), answer.code.as_str_name(), answer.reason.clone())
+    let status = match answer.body {
+        ApiBody::NotBuilt => StatusCode::NOT_IMPLEMENTED,
+        _ => status_of(answer.code),
+    };
+    Problem::new(status, answer.code.as_str_name(), answer.reason.clone())
 }
 
 fn stored(answer: &ApiAnswer) -> Result<Response, Problem> {

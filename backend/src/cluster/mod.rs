@@ -10,14 +10,16 @@
 //! | [`members`] | the nodes that live, and who should own what |
 //! | [`owners`] | rendezvous hashing; what a node claims and gives away |
 //! | [`chain`] | messages on their way to one member: in order, once |
+//! | [`calls`] | calls of the server API, each at the node of its user |
 //! | [`cell`] | requests to a cell and its replies, as values |
 //! | [`wire`] | messages between nodes as bytes |
 //! | [`rows`] | what a transaction writes, and what passes between nodes |
 //! | [`store`] | the [`crate::im::store::Store`] of a node |
 //!
-//! [`crate::sql`] performs the requests in PostgreSQL. There are no links between nodes yet. The simulator
+//! [`crate::sql`] performs the requests in PostgreSQL, and `crate::server` has the links between nodes. The simulator
 //! (`backend/tests/cluster`) runs several real [`crate::im::Im`]s over it.
 
+pub mod calls;
 pub mod cell;
 pub mod chain;
 pub mod lease;

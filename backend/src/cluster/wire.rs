@@ -3,6 +3,7 @@
 //! They are protobuf, so that a node of the version before skips fields that it does not know. A message that it cannot read at
 //! all is dropped, as if it were lost on the way: whoever sent it sends it again, or is answered RETRY.
 
+mod calls;
 mod questions;
 
 use super::cell::{Content, Deliver, Known, Passage, relation_code, relation_of};
@@ -15,7 +16,7 @@ use prost::Message as _;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 15")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 15")]
     body: Option<Body>,
 }
 
@@ -35,6 +36,10 @@ enum Body {
     Ask(questions::AskBody),
     #[prost(message, tag = "7")]
     Answered(questions::AnsweredBody),
+    #[prost(message, tag = "8")]
+    Call(calls::CallBody),
+    #[prost(message, tag = "9")]
+    Called(calls::CalledBody),
     #[prost(bool, tag = "15")]
     Stopping(bool),
 }
@@ -221,6 +226,8 @@ pub fn encode(message: PeerMessage) -> Bytes {
             Body::Given(given)
         }
         PeerMessage::Stopping => Body::Stopping(true),
+        PeerMessage::Call(part, call) => Body::Call(calls::of_call(part, *call)),
+        PeerMessage::Called(part, answer) => Body::Called(calls::of_called(part, *answer)),
     };
     Envelope { body: Some(body) }.encode_to_vec().into()
 }
@@ -238,6 +245,8 @@ pub fn decode(bytes: Bytes) -> Option<PeerMessage> {
         Body::Answered(body) => Some(PeerMessage::Answered(body.request, questions::answer_of(body)?)),
         Body::Given(given) => given_of(&given).map(PeerMessage::Given),
         Body::Stopping(_) => Some(PeerMessage::Stopping),
+        Body::Call(body) => Some(PeerMessage::Call(body.part, Box::new(calls::call_of(body)?))),
+        Body::Called(body) => Some(PeerMessage::Called(body.part, Box::new(calls::answer_of(body)?))),
     }
 }
 

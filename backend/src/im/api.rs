@@ -41,7 +41,7 @@ static KICKED: Kick = Kick {
 };
 
 /// One question of the server API.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiCall {
     /// A user says something, stored like a SEND.
     Send {
@@ -111,6 +111,20 @@ pub enum ApiCall {
 }
 
 impl ApiCall {
+    /// Number of users or devices that a push names.
+    fn targets(&self) -> usize {
+        match self {
+            Self::Push { to: PushTo::Inboxes(users) | PushTo::Users(users), .. } => users.len(),
+            Self::Push { to: PushTo::Devices(devices), .. } => devices.len(),
+            _ => 0,
+        }
+    }
+
+    /// True if the call names more users than one call may.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.targets() > TARGETS_MAX
+    }
+
     /// Names the facts that the call will read, unless it has too many targets to be done.
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
@@ -138,7 +152,7 @@ impl ApiCall {
 }
 
 /// Receivers of a push.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushTo {
     /// Every device of these users, through their inboxes, until each has it.
     Inboxes(Vec<String>),
@@ -153,7 +167,7 @@ pub enum PushTo {
 }
 
 /// The answer.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApiAnswer {
     /// [`Code::Ok`] and [`Code::Dup`]: done.
     pub code: Code,
@@ -166,10 +180,12 @@ pub struct ApiAnswer {
 }
 
 /// The requested data.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ApiBody {
     /// Nothing, or it was refused.
     Nothing,
+    /// Nothing: a node of a cluster cannot do this yet.
+    NotBuilt,
     /// A message's place.
     Stored(SendAck),
     /// Number of sessions, or inboxes, that it went to; 0 for a room and for everyone.
@@ -251,7 +267,7 @@ impl ApiReply {
     }
 
     /// Gives the answer to the caller, who may have left.
-    pub(crate) fn give(self, answer: ApiAnswer) {
+    pub fn give(self, answer: ApiAnswer) {
         (self.0)(answer);
     }
 }

@@ -1,5 +1,6 @@
 //! Figures of a node, for the metrics page.
 
+use crate::cluster::calls::CallStatus;
 use crate::cluster::store::ClusterStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,7 @@ pub(crate) struct Tick {
     pub(crate) nodes: u64,
     pub(crate) has_lease: bool,
     pub(crate) status: ClusterStatus,
+    pub(crate) calls: CallStatus,
 }
 
 impl NodeFigures {
@@ -37,9 +39,9 @@ impl NodeFigures {
     }
 
     /// Values that go up alone: name, help, value.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 18] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 21] {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let it = self.last().status;
+        let Tick { status: it, calls, .. } = self.last();
         [
             ("cell_requests", "Requests to cells.", of(&self.requests)),
             ("cell_failures", "Requests to cells of which no answer came.", of(&self.failures)),
@@ -58,6 +60,17 @@ impl NodeFigures {
             ("node_forwarded", "SENDs that another node stored.", it.forwarded),
             ("node_rows_read", "Rows that were read from cells into the memory of slots.", it.rows_read),
             ("node_rows_forgotten", "Rows forgotten because there were too many.", it.rows_forgotten),
+            ("node_calls_forwarded", "Parts of API calls sent to other nodes.", calls.forwarded),
+            (
+                "node_calls_put_off",
+                "API calls answered RETRY: a slot moved, or its cell was away.",
+                calls.put_off,
+            ),
+            (
+                "node_calls_unanswered",
+                "Parts of API calls that another node did not answer.",
+                calls.unanswered,
+            ),
             ("node_moved", "SENDs answered RETRY because their slot moved.", it.moved),
         ]
     }

@@ -11,12 +11,13 @@ mod figures;
 
 pub(crate) use figures::NodeFigures;
 
+use crate::cluster::calls::{Calls, Output as CallOutput};
 use crate::cluster::cell::{CellId, Life, RequestId, UnknownOutcome};
-use crate::cluster::store::{ClusterStore, Layout, Output as StoreOutput};
+use crate::cluster::store::{ClusterStore, Layout, Output as StoreOutput, PeerMessage};
 use crate::cluster::wire;
 use crate::config::{BackendConfig, StoreConfig};
 use crate::error::BackendError;
-use crate::im::{ApiAnswer, ApiBody, ApiCall, BackendMessage, Im, ImHandler, Judgement};
+use crate::im::{ApiCall, BackendMessage, Im, ImHandler, Judgement};
 use crate::server::{Event, Handler, JudgeTo, NodeSlots, Now, Outbox, Remote, Up};
 use crate::sql::{CellAddress, Connection, admin};
 use bytes::Bytes;
@@ -54,6 +55,7 @@ pub(crate) struct NodeHandler {
     /// Requests that no thread has taken: they are answered with the next tick.
     unsent: Vec<RequestId>,
     to_peers: VecDeque<(NodeId, Bytes)>,
+    calls: Calls,
     stop_until: Option<Instant>,
     had_lease: bool,
     /// Log lines about a lease that another process has.
@@ -132,6 +134,7 @@ impl NodeHandler {
             told: None,
             unsent: Vec::new(),
             to_peers: VecDeque::new(),
+            calls: Calls::default(),
             stop_until: None,
             had_lease: false,
             twins: LineLimit::new(),
@@ -155,6 +158,19 @@ impl NodeHandler {
         if self.now != now.instant {
             self.now = now.instant;
             self.inner.im_mut().store_mut().handle_time(now.instant);
+            self.calls.handle_time(now.instant);
+        }
+    }
+
+    /// Does what calls of the server API need.
+    fn perform_calls(&mut self, now: Now, out: &mut Outbox) {
+        while let Some(output) = self.calls.poll_output() {
+            match output {
+                CallOutput::Do(call, reply) => {
+                    self.inner.handle_message(now, BackendMessage::Api(call, reply), out);
+                }
+                CallOutput::Peer(node, message) => self.to_peers.push_back((node, wire::encode(message))),
+            }
         }
     }
 
@@ -185,6 +201,7 @@ impl NodeHandler {
             nodes,
             has_lease: store.members().is_held(self.now),
             status: store.status(),
+            calls: self.calls.status(),
         });
     }
 
@@ -235,6 +252,10 @@ impl Handler for NodeHandler {
                 let Some(message) = wire::decode(message) else {
                     return tracing::debug!(node = node.0, "a message of a node cannot be read");
                 };
+                if matches!(message, PeerMessage::Call(..) | PeerMessage::Called(..)) {
+                    self.calls.handle_peer(self.inner.im().store(), node, message);
+                    return self.perform_calls(now, out);
+                }
                 self.inner.im_mut().store_mut().handle_peer(node, message);
                 self.complete(now, out);
             }
@@ -266,10 +287,9 @@ impl Handler for NodeHandler {
                 self.inner.im_mut().store_mut().handle_cell(id, *result);
                 self.complete(now, out);
             }
-            // Its answers would be about this node's users alone.
             BackendMessage::Api(call, reply) if !matches!(call, ApiCall::Status) => {
-                let reason = "a node of a cluster serves no requests of the server API yet";
-                reply.give(ApiAnswer::new(Code::Unsupported, reason, 0, ApiBody::Nothing));
+                self.calls.handle_call(self.inner.im().store(), now.instant, call, reply);
+                self.perform_calls(now, out);
             }
             message => self.inner.handle_message(now, message, out),
         }
@@ -278,6 +298,7 @@ impl Handler for NodeHandler {
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         self.begin(now);
         self.inner.handle_turn_end(now, out);
+        self.perform_calls(now, out);
         self.take_outputs();
     }
 
@@ -301,7 +322,7 @@ impl Handler for NodeHandler {
     }
 
     fn next_deadline(&self) -> Instant {
-        self.store().next_deadline()
+        self.calls.next_deadline().into_iter().fold(self.store().next_deadline(), Instant::min)
     }
 
     fn try_stop(&mut self, now: Now) -> bool {

@@ -1,5 +1,6 @@
 //! Counts of faults and effects that occurred: a run that reached nothing proves nothing.
 
+use moorline_backend::cluster::calls::CallStatus;
 use moorline_backend::cluster::store::ClusterStatus;
 
 macro_rules! coverage {
@@ -159,6 +160,32 @@ coverage! {
     devices_removed;
     /// Devices in lists.
     devices_listed;
+    /// Calls of the server API.
+    calls;
+    /// Calls that were repeated.
+    calls_repeated;
+    /// Calls answered RETRY.
+    calls_put_off;
+    /// Calls that were refused.
+    calls_refused;
+    /// Calls that were answered with a message's place.
+    calls_stored;
+    /// Calls whose message was stored by an earlier try.
+    calls_known;
+    /// Profiles set by calls.
+    calls_profiles;
+    /// Users online in the answers to calls.
+    calls_presences;
+    /// Sessions that calls ended.
+    calls_kicked;
+    /// Pushes to users who are online.
+    calls_pushed;
+    /// Such pushes that devices received.
+    live_pushes;
+    /// Parts of calls that were sent to other nodes.
+    calls_forwarded;
+    /// Parts of calls that other nodes did not answer in time.
+    calls_unanswered;
     /// Events that devices received.
     event_pushes;
     /// Events that devices had before.
@@ -166,6 +193,12 @@ coverage! {
 }
 
 impl Coverage {
+    /// Takes the figures of the calls of a node whose life has ended.
+    pub(crate) fn add_calls(&mut self, status: CallStatus) {
+        self.calls_forwarded += status.forwarded;
+        self.calls_unanswered += status.unanswered;
+    }
+
     /// Takes the figures of a node whose life has ended.
     pub(crate) fn add_status(&mut self, status: ClusterStatus) {
         self.claimed += status.claimed;

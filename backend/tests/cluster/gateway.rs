@@ -2,6 +2,7 @@
 //!
 //! A device has at most one SEND to one conversation under way, as the gateway and the client library see to it.
 
+use crate::calls::LIVE;
 use crate::requests::{MADE, Requests};
 use crate::world::{CHAOS_MS, Event, GROUP, World};
 use bytes::Bytes;
@@ -481,6 +482,9 @@ impl World {
         let it = &mut self.gateway.devices[session.slot()];
         if it.session != Some((node, session)) {
             return; // of a session that has ended
+        }
+        if body.r#type == LIVE && body.seq == 0 {
+            return self.coverage.live_pushes += 1; // it wants no ack
         }
         if self.on_event(session.slot(), body) {
             return self.tell_node(node, ToNode::Acked(session, push));

@@ -54,6 +54,7 @@ impl World {
         self.check_lists();
         self.check_profiles();
         self.check_devices(&numbers);
+        self.check_calls(&numbers);
         assert!(self.cells.outbox.is_empty(), "everything was delivered");
         assert_eq!(self.missing(), None);
     }

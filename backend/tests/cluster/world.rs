@@ -3,11 +3,13 @@
 //! One seed decides everything. Faults come until [`CHAOS_MS`]; then everything heals, and the run goes on until each SEND is
 //! answered and nothing moves any more.
 
+use crate::calls::Callers;
 use crate::cells::Cells;
 use crate::coverage::Coverage;
 use crate::gateway::{Gateway, ToGateway, ToNode};
 use crate::mirror::Mirror;
 use crate::postgres::Postgres;
+use moorline_backend::cluster::calls::{Calls, Output as CallOutput};
 use moorline_backend::cluster::cell::{
     CellId, CellReply, CellRequest, CellResult, ConversationRow, Life, Membership, RequestId, UnknownOutcome,
     number_in, slot_of,
@@ -42,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     /// `None`: the process has ended.
     im: Option<Im<ClusterStore>>,
+    calls: Calls,
     life: u64,
     /// Inputs that wait until the process goes on. `None`: it runs.
     held: Option<Vec<Event>>,
@@ -71,6 +74,8 @@ pub(crate) enum Event {
     ToGateway(usize, u64, ToGateway),
     /// A device does what is due.
     Device(usize),
+    /// Callers of the server API do what is due.
+    Callers,
 }
 
 pub(crate) struct World {
@@ -85,6 +90,7 @@ pub(crate) struct World {
     pub(crate) config: ImConfig,
     pub(crate) nodes: Vec<Node>,
     pub(crate) gateway: Gateway,
+    pub(crate) callers: Callers,
     pub(crate) coverage: Coverage,
     /// Time before which nothing arrives on the way from the gateway to a node, and back: links keep the order.
     links: BTreeMap<(usize, bool), u64>,
@@ -124,11 +130,12 @@ impl World {
             let skew_ms = i64::try_from(random.below(2 * hour)).expect("small") - 3_600_000;
             let id = NodeId(u16::try_from(number).expect("few") + 1);
             let (speed_ppm, zero_ms) = (995_000 + random.below(10_000), random.below(1_000_000));
-            let (im, life, held, stale, told_version) = (None, 0, None, None, 0);
-            Node { id, im, life, held, stale, skew_ms, speed_ppm, zero_ms, told_version }
+            let (im, calls, life, held, stale, told_version) = (None, Calls::default(), 0, None, None, 0);
+            Node { id, im, calls, life, held, stale, skew_ms, speed_ppm, zero_ms, told_version }
         });
         let nodes: Vec<_> = nodes.collect();
         let gateway = Gateway::new(&mut random);
+        let callers = Callers::new(&mut random);
         let who_may_write = if random.one_in(4) { WhoMayWrite::Friends } else { WhoMayWrite::Anyone };
         let config = ImConfig { who_may_write, ..ImConfig::default() };
         let mut world = Self {
@@ -142,6 +149,7 @@ impl World {
             config,
             nodes,
             gateway,
+            callers,
             coverage: Coverage::default(),
             links: BTreeMap::new(),
         };
@@ -156,6 +164,7 @@ impl World {
         }
         world.at(100, Event::GatewayTick);
         world.at(1500, Event::Fault);
+        world.at(300, Event::Callers);
         world
     }
 
@@ -227,8 +236,11 @@ impl World {
             );
             let is_tick = matches!(event, Event::GatewayTick);
             self.handle(event);
-            let is_done =
-                is_tick && !self.is_chaos() && self.gateway.is_done() && self.cells.outbox.is_empty();
+            let is_done = is_tick
+                && !self.is_chaos()
+                && self.gateway.is_done()
+                && self.callers.is_done()
+                && self.cells.outbox.is_empty();
             if is_done && self.missing().is_none() {
                 break;
             }
@@ -274,7 +286,12 @@ impl World {
             }
             Event::Peer(from, to, message) => {
                 let from = self.nodes[from].id;
-                self.input(to, |im, _| im.store_mut().handle_peer(from, message));
+                self.input_all(to, |im, calls, _| match message {
+                    PeerMessage::Call(..) | PeerMessage::Called(..) => {
+                        calls.handle_peer(im.store(), from, message);
+                    }
+                    message => im.store_mut().handle_peer(from, message),
+                });
             }
             Event::ToNode(node, life, message) => {
                 if self.nodes[node].life == life {
@@ -283,11 +300,25 @@ impl World {
             }
             Event::ToGateway(node, life, message) => self.on_gateway(node, life, message),
             Event::Device(device) => self.on_device(device),
+            Event::Callers => {
+                self.calls_due();
+                let at = self.now_ms + 60;
+                self.at(at, Event::Callers);
+            }
         }
     }
 
     /// Gives a node an input, and performs what it puts out.
     pub(crate) fn input(&mut self, node: usize, input: impl FnOnce(&mut Im<ClusterStore>, Now)) {
+        self.input_all(node, |im, _, now| input(im, now));
+    }
+
+    /// Does what [`Self::input`] does, with the calls of the node.
+    pub(crate) fn input_all(
+        &mut self,
+        node: usize,
+        input: impl FnOnce(&mut Im<ClusterStore>, &mut Calls, Now),
+    ) {
         let now_ms = self.now_ms;
         let Some(it) = self.nodes.get_mut(node).filter(|it| it.im.is_some()) else { return };
         let mut now = it.now(now_ms);
@@ -299,9 +330,10 @@ impl World {
                 it.stale = None;
             }
         }
-        let Some(im) = &mut it.im else { return };
+        let Node { im: Some(im), calls, .. } = it else { return };
         im.store_mut().handle_time(now.instant);
-        input(im, now);
+        calls.handle_time(now.instant);
+        input(im, calls, now);
         im.handle_committed();
         let (mut of_im, mut of_store) = (Vec::new(), Vec::new());
         loop {
@@ -310,7 +342,17 @@ impl World {
             while let Some(output) = im.poll_output() {
                 match output {
                     ImOutput::TurnAgain => comes_back = true,
+                    ImOutput::AnswerApi { reply, answer } => reply.give(answer),
                     output => of_im.push(output),
+                }
+            }
+            while let Some(output) = calls.poll_output() {
+                match output {
+                    CallOutput::Do(call, reply) => {
+                        im.handle_api(now, call, reply);
+                        comes_back = true;
+                    }
+                    CallOutput::Peer(to, message) => of_store.push(Output::Peer(to, message)),
                 }
             }
             while let Some(output) = im.store_mut().poll_output() {
@@ -445,6 +487,8 @@ impl World {
     fn end_life(&mut self, node: usize) {
         if let Some(im) = self.nodes[node].im.take() {
             self.coverage.add_status(im.store().status());
+            let calls = std::mem::take(&mut self.nodes[node].calls);
+            self.coverage.add_calls(calls.status());
             self.nodes[node].stale = None;
             self.nodes[node].held = None;
             self.nodes[node].life += 1;

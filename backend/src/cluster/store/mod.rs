@@ -33,6 +33,7 @@ mod relations;
 mod slot;
 
 pub use ops::{Append, Wanted};
+pub use ownership::Home;
 pub use questions::{Answered, HeadRow, Question};
 
 use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, Life, RequestId, Transaction, slot_of};
@@ -40,6 +41,7 @@ use super::members::Members;
 use crate::config::ImConfig;
 use crate::im::store::rules::{self, Rules};
 use crate::im::store::{Arrived, Completion, ConversationId, Refusal, Ticket, UserId};
+use crate::im::{ApiAnswer, ApiCall};
 use batches::{Batches, Place};
 use bytes::Bytes;
 use commit::Outcomes;
@@ -132,6 +134,10 @@ pub enum PeerMessage {
     Given(Vec<(Slot, Owner)>),
     /// The sender gives its slots away, and should own none.
     Stopping,
+    /// Has the owner of a user do a call of the server API. Answered by [`Self::Called`]. For [`crate::cluster::calls`].
+    Call(u64, Box<ApiCall>),
+    /// Answers a [`Self::Call`].
+    Called(u64, Box<ApiAnswer>),
 }
 
 /// A message that another node has stored.
@@ -228,6 +234,8 @@ pub struct ClusterStore {
     name: Bytes,
     table: SlotTable,
     slots: BTreeMap<Slot, OwnedSlot>,
+    /// Cells that have not answered the last request that ended.
+    away: BTreeSet<CellId>,
     active: Active,
     /// Sessions of users who have logged in here.
     online: HashMap<UserId, u32>,
@@ -245,7 +253,7 @@ pub struct ClusterStore {
     making: BTreeMap<u64, (Ticket, Arc<str>)>,
     /// Those that are asked for again.
     users_again: Vec<u64>,
-    pending: HashMap<RequestId, Pending>,
+    pending: HashMap<RequestId, (CellId, Pending)>,
     last_request: u64,
     /// Time at which confirmed outbox rows are removed. `None`: there are none.
     clean_at: Option<Instant>,
@@ -272,6 +280,7 @@ impl ClusterStore {
             name: Bytes::new(),
             table: SlotTable::default(),
             slots: BTreeMap::new(),
+            away: BTreeSet::new(),
             active: Active::default(),
             online: HashMap::new(),
             leaving: BTreeSet::new(),
@@ -358,6 +367,7 @@ impl ClusterStore {
                 self.on_delivered(conversation, user, order);
             }
             PeerMessage::Stopping => self.members.handle_stopping(from),
+            PeerMessage::Call(..) | PeerMessage::Called(..) => {} // the driver gives them to `Calls`
             PeerMessage::Given(owners) => {
                 owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
                 self.plan();
@@ -440,7 +450,7 @@ impl ClusterStore {
     fn ask(&mut self, cell: CellId, request: CellRequest, pending: Pending) {
         self.last_request += 1;
         let id = RequestId(self.last_request);
-        self.pending.insert(id, pending);
+        self.pending.insert(id, (cell, pending));
         self.out.push_back(Output::Cell(cell, id, request));
     }
 

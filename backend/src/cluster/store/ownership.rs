@@ -9,8 +9,8 @@ use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
 use crate::cluster::cell::{CellReply, CellRequest, CellResult, Load, RequestId, SlotHead, slot_of};
 use crate::cluster::owners::{self, Step};
 use crate::im::store::Ticket;
-use moorline_proto::slots::{Owner, Slot};
-use moorline_proto::time::Instant;
+use moorline_proto::slots::{NodeId, Owner, Slot};
+use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Purpose of a request.
@@ -35,7 +35,38 @@ pub(super) enum Pending {
     Listed(Ticket, Vec<Load>),
 }
 
+/// Time after a take-over in which gateways announce the sessions of a slot.
+const SESSIONS_WAIT: Duration = Duration::from_secs(2);
+
+/// Node that does what is asked for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Home {
+    /// This node.
+    Here,
+    /// Another node that lives.
+    At(NodeId),
+    /// Nobody now: the slot moves, or its cell does not answer.
+    Nowhere,
+}
+
 impl ClusterStore {
+    /// Node of a slot. `is_of_sessions`: not before gateways had the time to announce the sessions of the slot's users there.
+    pub fn home(&self, slot: Slot, is_of_sessions: bool) -> Home {
+        if !self.members.is_held(self.now) {
+            return Home::Nowhere;
+        }
+        let is_answering = !self.away.contains(&self.layout.cell(slot));
+        match (self.slots.get(&slot), self.table.owner(slot).node) {
+            (Some(owned), _) => {
+                let is_known = owned.since.is_some_and(|since| since + SESSIONS_WAIT <= self.now);
+                let can_do = owned.is_ready && (is_known || !is_of_sessions);
+                if can_do && is_answering { Home::Here } else { Home::Nowhere }
+            }
+            (None, Some(node)) if self.members.others().any(|other| other == node) => Home::At(node),
+            (None, _) => Home::Nowhere,
+        }
+    }
+
     pub(super) fn renew(&mut self) {
         self.ask(CellId(0), self.members.renewal(), Pending::Renew(self.now));
         for cell in 0..self.layout.cells {
@@ -61,7 +92,12 @@ impl ClusterStore {
 
     /// Takes the result of a request.
     pub(super) fn on_cell(&mut self, request: RequestId, result: CellResult) {
-        let Some(pending) = self.pending.remove(&request) else { return };
+        let Some((cell, pending)) = self.pending.remove(&request) else { return };
+        if result.is_ok() {
+            self.away.remove(&cell);
+        } else {
+            self.away.insert(cell);
+        }
         match (pending, result) {
             (Pending::Renew(asked), Ok(CellReply::Renewed(living))) => {
                 self.revision += u64::from(self.members.handle_renewed(asked, living));
@@ -170,7 +206,7 @@ impl ClusterStore {
             {
                 self.status.claimed += 1;
                 self.revision += 1;
-                owned.begin(head);
+                owned.begin(head, self.now);
                 self.active.busy.insert(slot);
                 self.active.chained.insert(slot);
                 begun.insert(slot);

@@ -13,6 +13,7 @@ use crate::im::store::{ConversationId, UserId};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use moorline_proto::ids::MessageKey;
+use moorline_proto::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -115,6 +116,8 @@ pub(super) type KeyOf = (ConversationId, UserId, MessageKey);
 #[derive(Debug, Default)]
 pub(super) struct OwnedSlot {
     pub(super) epoch: u64,
+    /// Time since which nobody else has had the slot. `None`: it was not taken over yet.
+    pub(super) since: Option<Instant>,
     /// Users that were forgotten in this epoch: a read from before that may be too old.
     forgotten: u64,
     /// The head is read, and the memory below is right.
@@ -152,13 +155,14 @@ impl OwnedSlot {
     /// Forgets everything but the queue: it is read again at the next epoch.
     pub(super) fn forget(&mut self) {
         let (queue, epoch) = (std::mem::take(&mut self.queue), self.epoch);
-        let is_claiming = self.is_claiming;
-        *self = Self { epoch, is_claiming, queue, ..Self::default() };
+        let (is_claiming, since) = (self.is_claiming, self.since);
+        *self = Self { epoch, since, is_claiming, queue, ..Self::default() };
     }
 
-    /// Begins a new epoch.
-    pub(super) fn begin(&mut self, head: SlotHead) {
+    /// Begins a new epoch at this time.
+    pub(super) fn begin(&mut self, head: SlotHead, now: Instant) {
         self.forget();
+        self.since.get_or_insert(now);
         (self.epoch, self.is_ready, self.is_claiming) = (head.epoch, true, false);
         (self.users_count, self.conversations_count) = (head.users, head.conversations);
         head.outbox.into_iter().for_each(|deliver| self.put_outbox(deliver));

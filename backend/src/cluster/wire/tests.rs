@@ -4,6 +4,8 @@ use super::*;
 use crate::cluster::store::{Answered, HeadRow, Question};
 use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{GroupChange, GroupEdit, GroupSettings, RelationChange, Role, WhoMayAdd};
+use crate::im::{ApiAnswer, ApiBody, ApiCall, Keep, PushTo};
+use moorline_proto::message::client::{self, Code};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -133,7 +135,7 @@ fn answer() -> impl Strategy<Value = Result<Answered, Refusal>> {
     ]
 }
 
-fn message() -> impl Strategy<Value = PeerMessage> {
+fn appended() -> impl Strategy<Value = Result<AppendedAt, Refusal>> {
     let known = any::<(u64, u64, u64, u64)>().prop_map(|(seq, id, time_ms, digest)| Known {
         seq,
         id,
@@ -151,6 +153,10 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         },
     );
     let refusal = (0..REFUSALS.len()).prop_map(|at| REFUSALS[at]);
+    prop_oneof![at.prop_map(Ok), refusal.prop_map(Err)]
+}
+
+fn message() -> impl Strategy<Value = PeerMessage> {
     let content = prop_oneof![
         (1_u64..).prop_map(Content::Message),
         (1_u64..).prop_map(Content::Event),
@@ -189,10 +195,14 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         (0_u64..1024, proptest::option::of(any::<u16>()), any::<u64>()).prop_map(|(slot, node, epoch)| {
             (Slot::from_number(slot).expect("small"), Owner { node: node.map(NodeId), epoch })
         });
-    let result = prop_oneof![at.prop_map(Ok), refusal.prop_map(Err)];
+    let calls = prop_oneof![
+        (any::<u64>(), call()).prop_map(|(part, call)| PeerMessage::Call(part, Box::new(call))),
+        (any::<u64>(), called()).prop_map(|(part, answer)| PeerMessage::Called(part, Box::new(answer))),
+    ];
     prop_oneof![
+        calls,
         (any::<u64>(), append()).prop_map(|(request, append)| PeerMessage::Append(request, append)),
-        (any::<u64>(), result).prop_map(|(request, result)| PeerMessage::Appended(request, result)),
+        (any::<u64>(), appended()).prop_map(|(request, result)| PeerMessage::Appended(request, result)),
         deliver.prop_map(PeerMessage::Deliver),
         (name(), name(), any::<u64>()).prop_map(|(conversation, user, seq)| {
             PeerMessage::Delivered(ConversationId::new(conversation), UserId::new(user), seq)
@@ -203,6 +213,59 @@ fn message() -> impl Strategy<Value = PeerMessage> {
             .prop_map(|(request, question)| PeerMessage::Ask(request, Box::new(question))),
         (any::<u64>(), answer()).prop_map(|(request, answer)| PeerMessage::Answered(request, answer)),
     ]
+}
+
+fn call() -> impl Strategy<Value = ApiCall> {
+    let name = || "[a-z]{1,9}";
+    let names = || proptest::collection::vec("[a-z]{1,9}", 0..4);
+    let pairs = proptest::collection::vec(("[a-z]{1,9}", "[a-z]{1,9}"), 0..4);
+    let to = prop_oneof![
+        names().prop_map(PushTo::Users),
+        names().prop_map(PushTo::Inboxes),
+        pairs.prop_map(PushTo::Devices),
+        Just(PushTo::Everyone),
+    ];
+    let keep = prop_oneof![Just(Keep::Default), Just(Keep::ForEver), any::<u64>().prop_map(Keep::Seconds)];
+    prop_oneof![
+        (name(), name(), bytes(), any::<u32>()).prop_map(|(from, to, payload, kind)| {
+            let target = Some(client::send::Target::User(to));
+            let key = Bytes::from_static(b"0123456789abcdef");
+            ApiCall::Send { from, send: client::Send { key, target, r#type: kind, payload } }
+        }),
+        (name(), name(), bytes()).prop_map(|(user, method, payload)| ApiCall::Request {
+            user,
+            method,
+            payload
+        }),
+        (name(), proptest::option::of(name())).prop_map(|(user, device)| ApiCall::Kick { user, device }),
+        (to, any::<u32>(), bytes()).prop_map(|(to, kind, payload)| ApiCall::Push { to, kind, payload }),
+        (name(), proptest::option::of(any::<u64>()))
+            .prop_map(|(user, before_s)| ApiCall::Revoke { user, before_s }),
+        (name(), any::<u64>()).prop_map(|(user, until_s)| ApiCall::Ban { user, until_s }),
+        name().prop_map(|user| ApiCall::DeleteUser { user }),
+        (name(), keep).prop_map(|(conversation, keep)| ApiCall::Retain { conversation, keep }),
+        name().prop_map(|conversation| ApiCall::Dissolve { conversation }),
+    ]
+}
+
+fn called() -> impl Strategy<Value = ApiAnswer> {
+    let stored = (any::<u64>(), any::<u64>(), "[a-z:]{1,9}").prop_map(|(message_id, seq, conversation)| {
+        client::SendAck { message_id, seq, conversation, ..Default::default() }
+    });
+    let body = prop_oneof![
+        Just(ApiBody::Nothing),
+        Just(ApiBody::NotBuilt),
+        stored.prop_map(ApiBody::Stored),
+        any::<u16>().prop_map(|count| ApiBody::Reached(count.into())),
+        bytes().prop_map(ApiBody::Payload),
+    ];
+    let code = prop_oneof![Just(Code::Ok), Just(Code::Dup), Just(Code::Retry), Just(Code::Unsupported)];
+    (code, "[a-z ]{0,9}", any::<u32>(), body).prop_map(|(code, reason, retry_after_ms, body)| ApiAnswer {
+        code,
+        reason,
+        retry_after_ms,
+        body,
+    })
 }
 
 proptest! {

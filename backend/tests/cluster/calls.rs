@@ -1,0 +1,217 @@
+//! Calls of the server API at any node: callers repeat what is not answered, and what may be tried again, at another node with the same key.
+//!
+//! Each message of a call is stored once, and the answer says where; each profile that was answered is the last one that is stored.
+
+use crate::world::{CHAOS_MS, GROUP, World};
+use bytes::Bytes;
+use moorline_backend::im::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo};
+use moorline_proto::message::client::{Code, Send, send};
+use moorline_proto::message::{decode, encode, im};
+use moorline_proto::random::Random;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+/// Callers, each with one call under way.
+const CALLERS: usize = 4;
+/// Calls of each.
+const CALLS: usize = 14;
+/// Number of the first message of a call; those of devices are smaller.
+const FIRST_NUMBER: u64 = 5_000;
+/// Time after which a call without an answer is repeated, in milliseconds.
+const ANSWER_MS: u64 = 6_000;
+/// Content type of pushes that belong to no conversation.
+pub(crate) const LIVE: u32 = 77;
+
+/// A caller, who has a user of its own that never logs in.
+#[derive(Debug, Default)]
+pub(crate) struct Caller {
+    waiting: VecDeque<(u64, ApiCall)>,
+    flight: Option<Flight>,
+    /// Messages as answered: number, conversation, seq.
+    told: Vec<(u64, String, u64)>,
+    /// Name in the last profile that was answered.
+    profile: Option<String>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    call: ApiCall,
+    /// Number of this try among all tries of all callers.
+    attempt: u64,
+    again_ms: u64,
+}
+
+/// All callers, and the answers that they have not read.
+#[derive(Debug, Default)]
+pub(crate) struct Callers {
+    all: Vec<Caller>,
+    last_attempt: u64,
+    answers: Arc<Mutex<Vec<(usize, u64, ApiAnswer)>>>,
+}
+
+fn uid_of(caller: usize) -> String {
+    format!("shop{caller}")
+}
+
+fn call(random: &mut Random, caller: usize, number: u64) -> ApiCall {
+    let user = |random: &mut Random| format!("user{}", random.below(6));
+    match random.below(10) {
+        0..=4 => {
+            let mut key = vec![0; 16];
+            key[..8].copy_from_slice(&number.to_le_bytes());
+            let (target, from) = match random.below(3) {
+                0 => (send::Target::Conversation(GROUP.to_owned()), user(random)),
+                1 => (send::Target::User(user(random)), uid_of(caller)),
+                _ => (send::Target::User(user(random)), user(random)),
+            };
+            let payload = number.to_le_bytes().to_vec().into();
+            ApiCall::Send { from, send: Send { key: key.into(), target: Some(target), r#type: 1, payload } }
+        }
+        5 | 6 => {
+            let profile = im::Profile { name: format!("shop {number}"), ..Default::default() };
+            let payload = encode(&im::ProfileSetRequest { profile: Some(profile) });
+            ApiCall::Request { user: uid_of(caller), method: "im.profile.set".into(), payload }
+        }
+        7 => ApiCall::Kick { user: user(random), device: random.one_in(2).then(|| "device0".to_owned()) },
+        8 => {
+            let users = (0..6).map(|user| format!("user{user}")).collect();
+            let payload = encode(&im::PresenceRequest { users, watch: false });
+            ApiCall::Request { user: user(random), method: "im.presence".into(), payload }
+        }
+        _ => {
+            let to = if random.one_in(3) {
+                PushTo::Everyone
+            } else {
+                PushTo::Users((0..6).map(|user| format!("user{user}")).collect())
+            };
+            ApiCall::Push { to, kind: LIVE, payload: Bytes::from_static(b"now") }
+        }
+    }
+}
+
+impl Callers {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let mut number = FIRST_NUMBER;
+        let mut caller = |caller| {
+            let mut times: Vec<u64> = (0..CALLS).map(|_| 500 + random.below(CHAOS_MS - 1000)).collect();
+            times.sort_unstable();
+            let waiting = times.into_iter().map(|at| {
+                number += 1;
+                (at, call(random, caller, number))
+            });
+            Caller { waiting: waiting.collect(), ..Caller::default() }
+        };
+        Self { all: (0..CALLERS).map(&mut caller).collect(), ..Self::default() }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.all.iter().all(|caller| caller.waiting.is_empty() && caller.flight.is_none())
+    }
+}
+
+impl World {
+    /// Callers read their answers, and make the calls that are due.
+    pub(crate) fn calls_due(&mut self) {
+        let answers = std::mem::take(&mut *self.callers.answers.lock().expect("one thread"));
+        for (caller, attempt, answer) in answers {
+            self.on_called(caller, attempt, &answer);
+        }
+        for caller in 0..CALLERS {
+            let now_ms = self.now_ms;
+            let it = &mut self.callers.all[caller];
+            if it.flight.is_none()
+                && it.waiting.front().is_some_and(|(at, _)| *at <= now_ms)
+                && let Some((_, call)) = it.waiting.pop_front()
+            {
+                self.coverage.calls += 1;
+                it.flight = Some(Flight { call, attempt: 0, again_ms: now_ms });
+            }
+            let Some(flight) = it.flight.as_mut().filter(|flight| flight.again_ms <= now_ms) else {
+                continue;
+            };
+            self.coverage.calls_repeated += u64::from(flight.attempt > 0);
+            self.callers.last_attempt += 1;
+            let attempt = self.callers.last_attempt;
+            (flight.attempt, flight.again_ms) = (attempt, now_ms + ANSWER_MS);
+            let (call, answers) = (flight.call.clone(), Arc::clone(&self.callers.answers));
+            let reply = ApiReply::new(move |answer| {
+                answers.lock().expect("one thread").push((caller, attempt, answer));
+            });
+            // A node that stands still, or has ended, does not answer.
+            let node = usize::try_from(self.random.below(self.nodes.len() as u64)).expect("few");
+            if self.nodes[node].is_running() {
+                self.input_all(node, |im, calls, now| {
+                    calls.handle_call(im.store(), now.instant, call, reply);
+                });
+            }
+        }
+    }
+
+    fn on_called(&mut self, caller: usize, attempt: u64, answer: &ApiAnswer) {
+        let (now_ms, wait_ms) = (self.now_ms, 50 + self.random.below(300));
+        let it = &mut self.callers.all[caller];
+        let Some(flight) = it.flight.as_mut().filter(|flight| flight.attempt == attempt) else {
+            return; // of an earlier try
+        };
+        match answer.code {
+            Code::Retry => {
+                self.coverage.calls_put_off += 1;
+                flight.again_ms = now_ms + wait_ms;
+                return;
+            }
+            // Nobody has this name before the first login.
+            Code::NotFound if matches!(flight.call, ApiCall::Send { .. }) && self.now_ms < 2 * CHAOS_MS => {
+                flight.again_ms = now_ms + wait_ms;
+                return;
+            }
+            Code::Ok | Code::Dup => {}
+            Code::NotMember | Code::NotFound | Code::Denied => {
+                self.coverage.calls_refused += 1;
+                it.flight = None;
+                return;
+            }
+            code => panic!("{:?}: {code:?} {}", flight.call, answer.reason),
+        }
+        let Some(Flight { call, .. }) = it.flight.take() else { return };
+        match (&call, &answer.body) {
+            (ApiCall::Send { send, .. }, ApiBody::Stored(ack)) => {
+                self.coverage.calls_stored += 1;
+                self.coverage.calls_known += u64::from(answer.code == Code::Dup);
+                let number = u64::from_le_bytes(send.key[..8].try_into().expect("8 bytes"));
+                it.told.push((number, ack.conversation.clone(), ack.seq));
+            }
+            (ApiCall::Request { method, payload, .. }, ApiBody::Payload(_)) if method == "im.profile.set" => {
+                let set: im::ProfileSetRequest = decode(payload).expect("a request");
+                it.profile = set.profile.map(|profile| profile.name);
+                self.coverage.calls_profiles += 1;
+            }
+            (ApiCall::Request { .. }, ApiBody::Payload(answer)) => {
+                let got: im::PresenceResponse = decode(answer).expect("presences");
+                let users: std::collections::BTreeSet<_> = got.presences.iter().map(|it| &it.user).collect();
+                assert_eq!(users.len(), got.presences.len(), "each user once: {got:?}");
+                let online = got.presences.iter().filter(|it| !it.platforms.is_empty());
+                self.coverage.calls_presences += online.count() as u64;
+            }
+            (ApiCall::Kick { .. }, ApiBody::Reached(count)) => self.coverage.calls_kicked += *count as u64,
+            (ApiCall::Push { .. }, ApiBody::Reached(_)) => self.coverage.calls_pushed += 1,
+            (call, body) => panic!("{call:?} is answered with {body:?}"),
+        }
+    }
+
+    /// Compares the answers of calls with what is stored. Each number is there once: [`Self::check`] has seen that.
+    pub(crate) fn check_calls(&self, numbers: &BTreeMap<(String, u64), u64>) {
+        for caller in &self.callers.all {
+            for (number, conversation, seq) in &caller.told {
+                let place = (conversation.clone(), *seq);
+                assert_eq!(numbers.get(&place), Some(number), "a caller was told of {place:?}");
+            }
+        }
+        for (caller, it) in self.callers.all.iter().enumerate() {
+            if let Some(name) = &it.profile {
+                let stored = self.cells.profile(&uid_of(caller)).expect("a profile");
+                let stored: im::Profile = decode(&stored).expect("a profile");
+                assert_eq!(&stored.name, name, "the profile of a caller");
+            }
+        }
+    }
+}
