@@ -17,11 +17,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const OLD: &str = "the old secret of these tests, 32 bytes";
+pub(crate) const OLD: &str = "the old secret of these tests, 32 bytes";
 const NEW: &str = "the new secret of these tests, 32 bytes";
 
 /// A token of the command line, signed now.
-fn token(secret: &str, uid: &str, ttl: &str) -> String {
+pub(crate) fn token(secret: &str, uid: &str, ttl: &str) -> String {
     let file = TempFile::new(secret);
     let path = file.path().display().to_string();
     let (code, out, err) = run(&["token", "--key-file", &path, "--uid", uid, "--ttl", ttl]);
@@ -29,12 +29,17 @@ fn token(secret: &str, uid: &str, ttl: &str) -> String {
     out.trim_end().to_owned()
 }
 
-fn hello_with(uid: &str, token: &str) -> Hello {
+pub(crate) fn hello_with(uid: &str, token: &str) -> Hello {
     Hello { token: token.into(), ..hello(uid, "phone") }
 }
 
 /// 0: the login stood until a request was answered; else the code of the end.
 fn verdict(address: SocketAddr, uid: &str, token: &str) -> u32 {
+    try_verdict(address, uid, token).expect("not put off")
+}
+
+/// Verdict as of [`verdict`]. `None`: the request was put off.
+pub(crate) fn try_verdict(address: SocketAddr, uid: &str, token: &str) -> Option<u32> {
     let mut client = Client::greet(address, &hello_with(uid, token));
     let mut has_asked = false;
     let deadline = clock::now() + PATIENCE;
@@ -48,8 +53,9 @@ fn verdict(address: SocketAddr, uid: &str, token: &str) -> u32 {
         client.listen(left);
     }
     match client.heard.responses.first() {
-        Some(answer) if answer.code() == Code::Ok => 0,
-        _ => client.end().code(),
+        Some(answer) if answer.code() == Code::Ok => Some(0),
+        Some(answer) if answer.code() == Code::Retry => None,
+        _ => Some(client.end().code()),
     }
 }
 

@@ -50,6 +50,11 @@ impl Cluster {
 
     /// Starts nodes with these settings, and a gateway, over one cell. `None`: PostgreSQL is not installed, which is told.
     fn start_with(test: &str, settings: &[&str]) -> Option<Self> {
+        Self::start_all_with(test, settings, &[])
+    }
+
+    /// Does what [`Self::start_with`] does; the gateway has these settings, too.
+    fn start_all_with(test: &str, settings: &[&str], of_gateway: &[&str]) -> Option<Self> {
         let Some(server) = Postgres::start(&[("fsync", "off"), ("max_connections", "120")]) else {
             postgres::skip(test);
             return None;
@@ -57,7 +62,8 @@ impl Cluster {
         let address = server.database("cell0");
         let mut trust = vec!["link.unproven=loopback".to_owned()];
         trust.extend(settings.iter().map(|set| (*set).to_owned()));
-        let gateway = vec!["gateway.id=g0".to_owned()];
+        let gateway = std::iter::once("gateway.id=g0").chain(of_gateway.iter().copied());
+        let gateway: Vec<_> = gateway.map(str::to_owned).collect();
         Some(Self::trusting(vec![server], &[address], &[gateway], Box::new(move |_| trust.clone())))
     }
 

@@ -229,8 +229,6 @@ fn both(first: ApiAnswer, second: ApiAnswer) -> ApiAnswer {
 /// Reason why a node cannot do a call yet. `None`: it can.
 fn missing(call: &ApiCall) -> Option<&'static str> {
     match call {
-        ApiCall::Revoke { .. } => Some("a node of a cluster does not revoke tokens yet"),
-        ApiCall::Ban { .. } => Some("a node of a cluster does not ban users yet"),
         ApiCall::DeleteUser { .. } => Some("a node of a cluster does not delete users yet"),
         ApiCall::Retain { .. } => Some("a node of a cluster has no retention yet"),
         ApiCall::Push { to: PushTo::Inboxes(_), .. } => {

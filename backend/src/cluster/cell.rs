@@ -8,7 +8,7 @@
 pub use super::rows::*;
 
 use crate::im::store::rules::relations::{Both, Counts};
-use crate::im::store::{ConversationId, Member, Relation, UserId, WhoMayAdd};
+use crate::im::store::{ConversationId, LoginRule, Member, Relation, UserId, WhoMayAdd};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::slots::{NodeId, Owner, Slot};
@@ -240,6 +240,8 @@ pub struct UserState {
     pub devices: Vec<DeviceRow>,
     /// Largest number of a device that is gone; 0: none is.
     pub last_gone: u32,
+    /// Rule for logins.
+    pub rule: LoginRule,
     /// Position of the last entry that was ever put into the stream.
     pub end: u64,
     /// Last order of each conversation that was ever put into the stream.

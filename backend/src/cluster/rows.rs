@@ -4,7 +4,8 @@
 //! member a [`RecipientRow`]. Members whose slots are elsewhere get a [`Deliver`].
 
 use crate::im::store::{
-    ConversationId, DeviceNumber, Friendship, GroupSettings, Member, Origin, Relation, UserId, WhoMayAdd,
+    ConversationId, DeviceNumber, Friendship, GroupSettings, LoginRule, Member, Origin, Relation, UserId,
+    WhoMayAdd,
 };
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
@@ -144,6 +145,8 @@ pub struct Transaction {
     pub related: Vec<RelatedRow>,
     /// Settings of users, of each once.
     pub settings: Vec<(UserId, WhoMayAdd)>,
+    /// Rules for logins of users, of each once.
+    pub rules: Vec<(UserId, LoginRule)>,
     /// Users who are invited to groups, and those who are not any more (false), each once.
     pub invited: Vec<(ConversationId, UserId, bool)>,
     /// Groups to which nobody is invited any more: those who were invited before the transaction are not.
@@ -176,6 +179,7 @@ impl Transaction {
             listed: Vec::new(),
             related: Vec::new(),
             settings: Vec::new(),
+            rules: Vec::new(),
             invited: Vec::new(),
             uninvited: Vec::new(),
             invitations: Vec::new(),
@@ -190,6 +194,7 @@ impl Transaction {
         self.users.is_empty()
             && self.profiles.is_empty()
             && self.settings.is_empty()
+            && self.rules.is_empty()
             && self.invited.is_empty()
             && self.devices.is_empty()
             && self.messages.is_empty()

@@ -206,6 +206,9 @@ impl<S: Store> Im<S> {
                 let theirs: Vec<_> = theirs.map(|session| session.id).collect();
                 theirs.into_iter().for_each(|session| self.logins().end_login(session, &REMOVED));
             }
+            for (user, rule) in &arrived.ruled {
+                self.logins().end_denied(*user, *rule);
+            }
             return self.deliveries().on_arrived(&arrived);
         }
         let Some(waiting) = self.storage.open.take(ticket) else { return };

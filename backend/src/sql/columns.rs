@@ -129,6 +129,7 @@ columns!(Invitations { slot: i32, user: i64, conversation: i64, order: i64 });
 columns!(Invited { slot: i32, conversation: i64, user: i64, has_one: bool });
 columns!(Uninvited { slot: i32, conversation: i64 });
 columns!(Settings { slot: i32, user: i64, who_may_add: i32 });
+columns!(Rules { slot: i32, user: i64, valid_from: i64, banned_until: i64 });
 columns!(Acks { slot: i32, user: i64, device: i64, acked: i64, trimmed: i64, seen_ms: i64, is_gone: bool });
 columns!(Accounts { slot: i32, user: i64, uid: &'a str });
 columns!(Profiles { slot: i32, user: i64, body: &'a [u8] });
@@ -475,6 +476,19 @@ impl Settings<'_> {
             columns.slot.push(slot_of_user(*user));
             columns.user.push(user_column(*user));
             columns.who_may_add.push((*who_may_add).into());
+        }
+        columns
+    }
+}
+
+impl Rules<'_> {
+    pub(super) fn of(transaction: &Transaction) -> Self {
+        let mut columns = Self::default();
+        for (user, rule) in &transaction.rules {
+            columns.slot.push(slot_of_user(*user));
+            columns.user.push(user_column(*user));
+            columns.valid_from.push(rule.valid_from_s.cast_signed());
+            columns.banned_until.push(rule.banned_until_s.cast_signed());
         }
         columns
     }

@@ -2,7 +2,7 @@
 
 use super::columns::{
     Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Emptied, Events, Groups, Invitations,
-    Invited, Listed, Members, Messages, Parameters, Parted, Profiles, Recipients, Related, Settings,
+    Invited, Listed, Members, Messages, Parameters, Parted, Profiles, Recipients, Related, Rules, Settings,
     Uninvited,
 };
 use super::slot_column;
@@ -35,7 +35,7 @@ pub(super) async fn commit(
     let (confirmed, profiles) = (Confirmed::of(transaction), Profiles::of(transaction));
     let (related, invitations) = (Related::of(transaction), Invitations::of(transaction));
     let (invited, uninvited) = (Invited::of(transaction), Uninvited::of(transaction));
-    let settings = Settings::of(transaction);
+    let (settings, rules) = (Settings::of(transaction), Rules::of(transaction));
     let mut parameters: Parameters<'_> = vec![&slots, &epochs, &node];
     messages.add_to(&mut parameters);
     emptied.add_to(&mut parameters);
@@ -58,6 +58,7 @@ pub(super) async fn commit(
     invited.add_to(&mut parameters);
     uninvited.add_to(&mut parameters);
     settings.add_to(&mut parameters);
+    rules.add_to(&mut parameters);
     let rows = client.query(statement, &parameters).await?;
     let mut applied = Applied::default();
     for row in rows {

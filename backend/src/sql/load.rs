@@ -11,7 +11,9 @@ use crate::cluster::cell::{
     UNREAD_MAX, UserState,
 };
 use crate::im::store::rules::relations::Both;
-use crate::im::store::{ConversationId, DeviceNumber, GroupSettings, LAST_BYTES_MAX, Member, Role, UserId};
+use crate::im::store::{
+    ConversationId, DeviceNumber, GroupSettings, LAST_BYTES_MAX, LoginRule, Member, Role, UserId,
+};
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
 use std::collections::BTreeMap;
@@ -193,6 +195,7 @@ impl Reader<'_> {
             uid: text(&row, 1),
             devices,
             last_gone,
+            rule: LoginRule { valid_from_s: number(&row, 3), banned_until_s: number(&row, 4) },
             end: number(&row, 2),
             arrived,
         })))

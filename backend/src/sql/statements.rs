@@ -218,6 +218,11 @@ new_setting as (
     select * from unnest($130::int4[], $131::int8[], $132::int4[]) s (slot, usr, who_may_add)
     where s.slot in (select slot from fence)
     on conflict (slot, usr) do update set who_may_add = excluded.who_may_add),
+new_rule as (
+    insert into login_rule (slot, usr, valid_from, banned_until)
+    select * from unnest($133::int4[], $134::int8[], $135::int8[], $136::int8[]) r (slot, usr, valid_from, banned_until)
+    where r.slot in (select slot from fence)
+    on conflict (slot, usr) do update set valid_from = excluded.valid_from, banned_until = excluded.banned_until),
 listed as materialized (
     select l.slot, l.usr, l.conv, l.id, case when l.is_member then l.pos end as since
     from unnest($82::int4[], $83::int8[], $84::int8[], $85::text[], $86::int8[], $87::bool[])
@@ -290,9 +295,13 @@ order by kind, n";
 pub(super) const LAST_ID: &str = "select coalesce(max(last_id), 0) from node_id where number = $1";
 
 /// A user by name. Parameters: slot, uid.
-pub(super) const ACCOUNT_BY_UID: &str = "select usr, uid, last_pos from account where slot = $1 and uid = $2";
+pub(super) const ACCOUNT_BY_UID: &str = "
+select a.usr, a.uid, a.last_pos, coalesce(r.valid_from, 0), coalesce(r.banned_until, 0)
+from account a left join login_rule r on r.slot = a.slot and r.usr = a.usr where a.slot = $1 and a.uid = $2";
 /// A user by number. Parameters: slot, user.
-pub(super) const ACCOUNT: &str = "select usr, uid, last_pos from account where slot = $1 and usr = $2";
+pub(super) const ACCOUNT: &str = "
+select a.usr, a.uid, a.last_pos, coalesce(r.valid_from, 0), coalesce(r.banned_until, 0)
+from account a left join login_rule r on r.slot = a.slot and r.usr = a.usr where a.slot = $1 and a.usr = $2";
 /// Devices of a user. Parameters: slot, user.
 pub(super) const DEVICES: &str =
     "select device, name, platform, acked, seen from device where slot = $1 and usr = $2 order by device";

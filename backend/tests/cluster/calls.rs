@@ -1,6 +1,7 @@
 //! Calls of the server API at any node: callers repeat what is not answered, and what may be tried again, at another node with the same key.
 //!
-//! Each message of a call is stored once, and the answer says where; each profile that was answered is the last one that is stored.
+//! Each message of a call is stored once, and the answer says where; each profile that was answered is the last one that is stored;
+//! who is barred from logging in has no session after the answer.
 
 use crate::world::{CHAOS_MS, GROUP, World};
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use moorline_backend::im::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo};
 use moorline_proto::message::client::{Code, Send, send};
 use moorline_proto::message::{decode, encode, im};
 use moorline_proto::random::Random;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// Callers, each with one call under way.
@@ -45,6 +46,8 @@ struct Flight {
 #[derive(Debug, Default)]
 pub(crate) struct Callers {
     all: Vec<Caller>,
+    /// Users of whom a caller was told that they may not log in.
+    pub(crate) barred: BTreeSet<String>,
     last_attempt: u64,
     answers: Arc<Mutex<Vec<(usize, u64, ApiAnswer)>>>,
 }
@@ -89,6 +92,35 @@ fn call(random: &mut Random, caller: usize, number: u64) -> ApiCall {
     }
 }
 
+/// A caller who bars a user from logging in, and lifts that again, by a ban or by a revocation.
+fn warden(random: &mut Random, caller: usize) -> Caller {
+    let user = format!("user{}", 4 + caller);
+    let mut waiting = VecDeque::new();
+    for turn in 0..3 {
+        let at = 600 + turn * 2300 + random.below(400);
+        let user = || user.clone();
+        let (bar, lift) = if caller == 0 {
+            let until_s = u64::MAX - random.below(2) * (u64::MAX / 2);
+            (ApiCall::Ban { user: user(), until_s }, ApiCall::Ban { user: user(), until_s: 0 })
+        } else {
+            (
+                ApiCall::Revoke { user: user(), before_s: None },
+                ApiCall::Revoke { user: user(), before_s: Some(0) },
+            )
+        };
+        waiting.extend([(at, bar), (at + 700 + random.below(600), lift)]);
+    }
+    Caller { waiting, ..Caller::default() }
+}
+
+/// User who may not log in once the call is done.
+fn barred_by(call: &ApiCall) -> Option<&String> {
+    match call {
+        ApiCall::Ban { user, until_s: 1.. } | ApiCall::Revoke { user, before_s: None } => Some(user),
+        _ => None,
+    }
+}
+
 impl Callers {
     pub(crate) fn new(random: &mut Random) -> Self {
         let mut number = FIRST_NUMBER;
@@ -101,7 +133,9 @@ impl Callers {
             });
             Caller { waiting: waiting.collect(), ..Caller::default() }
         };
-        Self { all: (0..CALLERS).map(&mut caller).collect(), ..Self::default() }
+        let mut all: Vec<_> = (0..CALLERS).map(&mut caller).collect();
+        all.extend((0..2).map(|caller| warden(random, caller)));
+        Self { all, ..Self::default() }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -116,7 +150,7 @@ impl World {
         for (caller, attempt, answer) in answers {
             self.on_called(caller, attempt, &answer);
         }
-        for caller in 0..CALLERS {
+        for caller in 0..self.callers.all.len() {
             let now_ms = self.now_ms;
             let it = &mut self.callers.all[caller];
             if it.flight.is_none()
@@ -133,6 +167,12 @@ impl World {
             self.callers.last_attempt += 1;
             let attempt = self.callers.last_attempt;
             (flight.attempt, flight.again_ms) = (attempt, now_ms + ANSWER_MS);
+            if let ApiCall::Ban { user, until_s: 0 } | ApiCall::Revoke { user, before_s: Some(_) } =
+                &flight.call
+            {
+                self.callers.barred.remove(user);
+                self.gateway.on_lifted(user);
+            }
             let (call, answers) = (flight.call.clone(), Arc::clone(&self.callers.answers));
             let reply = ApiReply::new(move |answer| {
                 answers.lock().expect("one thread").push((caller, attempt, answer));
@@ -187,10 +227,17 @@ impl World {
             }
             (ApiCall::Request { .. }, ApiBody::Payload(answer)) => {
                 let got: im::PresenceResponse = decode(answer).expect("presences");
-                let users: std::collections::BTreeSet<_> = got.presences.iter().map(|it| &it.user).collect();
+                let users: BTreeSet<_> = got.presences.iter().map(|it| &it.user).collect();
                 assert_eq!(users.len(), got.presences.len(), "each user once: {got:?}");
                 let online = got.presences.iter().filter(|it| !it.platforms.is_empty());
                 self.coverage.calls_presences += online.count() as u64;
+            }
+            (ApiCall::Ban { .. } | ApiCall::Revoke { .. }, ApiBody::Reached(count)) => {
+                if let Some(user) = barred_by(&call) {
+                    self.coverage.barred += 1;
+                    self.callers.barred.insert(user.clone());
+                }
+                self.coverage.barred_sessions += *count as u64;
             }
             (ApiCall::Kick { .. }, ApiBody::Reached(count)) => self.coverage.calls_kicked += *count as u64,
             (ApiCall::Push { .. }, ApiBody::Reached(_)) => self.coverage.calls_pushed += 1,

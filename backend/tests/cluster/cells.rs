@@ -12,7 +12,7 @@ use moorline_backend::cluster::cell::{
     SlotHead, Transaction, counter_of, slot_of,
 };
 use moorline_backend::cluster::lease::LEASE;
-use moorline_backend::im::store::{ConversationId, Origin, Relation, UserId, WhoMayAdd};
+use moorline_backend::im::store::{ConversationId, LoginRule, Origin, Relation, UserId, WhoMayAdd};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::decode;
@@ -27,6 +27,8 @@ pub(crate) struct UserTable {
     profile: Option<Bytes>,
     devices: Vec<DeviceRow>,
     last_gone: u32,
+    /// Rule for logins.
+    pub(crate) rule: LoginRule,
     inbox: BTreeMap<u64, EntryRow>,
     end: u64,
     trimmed: u64,
@@ -314,6 +316,9 @@ impl Cells {
         for (user, who_may_add) in transaction.settings.iter().filter(|(user, _)| is_ours(user.number())) {
             self.users.get_mut(user).expect("a user").who_may_add = *who_may_add;
         }
+        for (user, rule) in transaction.rules.iter().filter(|(user, _)| is_ours(user.number())) {
+            self.users.get_mut(user).expect("a user").rule = *rule;
+        }
         for row in transaction.conversations.iter().filter(|row| is_ours(row.conversation.number())) {
             assert!(!self.ids.contains_key(&row.id), "{} comes into being once", row.id);
             self.seed(row.clone());
@@ -558,6 +563,7 @@ impl UserTable {
             profile: None,
             devices: Vec::new(),
             last_gone: 0,
+            rule: LoginRule::default(),
             inbox: BTreeMap::new(),
             end: 0,
             trimmed: 0,

@@ -178,6 +178,14 @@ coverage! {
     calls_presences;
     /// Sessions that calls ended.
     calls_kicked;
+    /// Users barred from logging in.
+    barred;
+    /// Sessions that this ended.
+    barred_sessions;
+    /// Logins and sessions of barred users that were ended.
+    barred_kicks;
+    /// Frames of barred users that had to be refused.
+    barred_frames;
     /// Pushes to users who are online.
     calls_pushed;
     /// Such pushes that devices received.

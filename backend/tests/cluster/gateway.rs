@@ -68,6 +68,8 @@ pub(crate) struct Device {
     pub(crate) slot: Slot,
     /// Node and session. `None`: it is to be announced.
     session: Option<(usize, SessionId)>,
+    /// Epoch of the slot at which its owner took the session. `None`: the node that took it was not the owner.
+    epoch: Option<u64>,
     announce_ms: u64,
     generation: u32,
     waiting: BTreeMap<String, VecDeque<(u64, u64)>>,
@@ -86,9 +88,16 @@ pub(crate) struct Gateway {
     pub(crate) devices: Vec<Device>,
     correlations: BTreeMap<u64, (usize, String)>,
     last_correlation: u64,
+    /// Frames of users who may not log in, which have to be refused, with the user.
+    to_refuse: BTreeMap<u64, String>,
 }
 
 impl Gateway {
+    /// A user may log in again.
+    pub(crate) fn on_lifted(&mut self, uid: &str) {
+        self.to_refuse.retain(|_, barred| barred != uid);
+    }
+
     pub(crate) fn new(random: &mut Random) -> Self {
         let (mut devices, mut number) = (Vec::new(), 0);
         for user in 0..USERS {
@@ -115,6 +124,7 @@ impl Gateway {
                     uid,
                     name: format!("device{device}"),
                     session: None,
+                    epoch: None,
                     announce_ms: 0,
                     generation: 0,
                     waiting,
@@ -126,7 +136,8 @@ impl Gateway {
                 });
             }
         }
-        Self { routes: NodeRoutes::default(), devices, correlations: BTreeMap::new(), last_correlation: 0 }
+        let (routes, correlations, to_refuse) = (NodeRoutes::default(), BTreeMap::new(), BTreeMap::new());
+        Self { routes, devices, correlations, last_correlation: 0, to_refuse }
     }
 
     pub(crate) fn uids() -> Vec<String> {
@@ -292,6 +303,9 @@ impl World {
                 let (uid, name) = (it.uid.clone(), it.name.clone());
                 let login_version = u64::from(it.generation);
                 let login = ConnUp { uid, device: name, login_version, ..Default::default() };
+                let owner = self.cells.owner(it.slot);
+                let is_owner = owner.node == Some(self.nodes[node].id);
+                self.gateway.devices[device].epoch = is_owner.then_some(owner.epoch);
                 let gateway = GatewayId::new(0);
                 let event = LinkEvent::ConnUp { session, gateway, login, is_new: true };
                 self.input(node, |im, now| im.handle(now, event));
@@ -331,9 +345,38 @@ impl World {
         (correlation, dup): (u64, bool),
         (command, body): (Command, Bytes),
     ) {
+        if self.is_barred(session) {
+            self.coverage.barred_frames += 1;
+            let uid = self.gateway.devices[session.slot()].uid.clone();
+            self.gateway.to_refuse.insert(correlation, uid);
+        }
         let reply = Some(ReplyTo::new(LinkId::new(0, 1), correlation));
         let up = Up { session, command, seq: 1, dup, body, reply };
         self.input(node, |im, now| im.handle(now, LinkEvent::Up(up)));
+    }
+
+    /// True for a session that the owner of its user's slot took in this epoch, if its user may not log in.
+    fn is_barred(&self, session: SessionId) -> bool {
+        let it = &self.gateway.devices[session.slot()];
+        let is_current = it.session.is_some_and(|(_, current)| current == session);
+        is_current
+            && it.epoch == Some(self.cells.owner(it.slot).epoch)
+            && self.callers.barred.contains(&it.uid)
+    }
+
+    /// True for a session of a user who may not log in, at the node that has the slot now, since whenever.
+    fn is_barred_at(&self, node: usize, session: SessionId) -> bool {
+        let it = &self.gateway.devices[session.slot()];
+        let is_owner = self.cells.owner(it.slot).node == Some(self.nodes[node].id);
+        let is_ready = self.nodes[node].store().is_some_and(|store| store.owns(it.slot));
+        is_owner && is_ready && it.session == Some((node, session)) && self.callers.barred.contains(&it.uid)
+    }
+
+    /// Sees that a frame which was to be refused was not answered otherwise.
+    fn check_refused(&mut self, correlation: u64, code: Code) {
+        let uid = self.gateway.to_refuse.remove(&correlation);
+        let is_done = matches!(code, Code::Ok | Code::Dup);
+        assert!(uid.is_none() || !is_done, "{uid:?} has a session in spite of a ban");
     }
 
     fn answer(&mut self, node: usize, message: ToGateway) {
@@ -344,16 +387,23 @@ impl World {
     pub(crate) fn on_im_output(&mut self, node: usize, life: u64, output: ImOutput) {
         let message = match output {
             ImOutput::AnswerSend { reply, code, answer, .. } => {
+                self.check_refused(reply.correlation(), code);
                 ToGateway::Answer(reply.correlation(), code, Box::new(answer))
             }
             ImOutput::Push { push, sessions, spec, body } => {
                 assert_eq!(spec.command, Command::Push, "small conversations are pushed");
+                let barred = sessions.iter().find(|session| self.is_barred_at(node, **session));
+                assert_eq!(barred, None, "a push in spite of a ban");
                 ToGateway::Push(sessions, push, decode(&body).expect("a Push"))
             }
             ImOutput::AnswerReq { reply, code, answer } => {
+                self.check_refused(reply.correlation(), code);
                 ToGateway::AnswerReq(reply.correlation(), code, Box::new(answer))
             }
-            ImOutput::Kick { session, .. } => ToGateway::Kick(session),
+            ImOutput::Kick { session, .. } => {
+                self.coverage.barred_kicks += u64::from(self.is_barred(session));
+                ToGateway::Kick(session)
+            }
             ImOutput::LeaveRoom { .. } => return, // nobody is in a room
             output => unreachable!("nobody asks for {output:?}"),
         };

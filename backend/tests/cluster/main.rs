@@ -4,6 +4,7 @@
 //! end and stand still, clocks are an hour apart. At the end each conversation is dense, each stream complete, and each answer
 //! true. `SIM_SEED=7` replays one seed.
 
+mod barred;
 mod calls;
 mod cells;
 mod conformance;

@@ -1,21 +1,30 @@
 //! The server API at any node: calls go to the node of their user, also while one dies.
 
 use super::{Cluster, PEOPLE};
+use crate::accounts::{OLD, hello_with, token, try_verdict};
 use crate::api::{Caller, TOKEN, address_in, check_refusals, check_speaking};
 use crate::process::TempFile;
+use crate::raw::Client as Raw;
 use crate::sdk::connect;
 use crate::{PATIENCE, until};
+use bytes::Bytes;
+use moorline::sys::clock;
+use moorline_proto::message::client::Code;
 use moorline_sdk::client::Client;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Codes with which logins end.
+const REVOKED: u32 = 3521;
+const BANNED: u32 = 3531;
+
 /// Three nodes with the server API, and its token's file. `None`: PostgreSQL is not installed, which is told.
-fn start(test: &str) -> Option<(Cluster, TempFile)> {
+fn start(test: &str, of_gateway: &[&str]) -> Option<(Cluster, TempFile)> {
     let token = TempFile::new(TOKEN);
     let file = format!("api.token_file=\"{}\"", token.path().display());
-    let cluster = Cluster::start_with(test, &["api.listen=127.0.0.1:0", &file])?;
+    let cluster = Cluster::start_all_with(test, &["api.listen=127.0.0.1:0", &file], of_gateway)?;
     Some((cluster, token))
 }
 
@@ -26,15 +35,13 @@ fn caller(cluster: &Cluster, nodes: &[u16]) -> Caller {
 
 #[test]
 fn any_node_answers_the_calls_that_one_process_answers() {
-    let Some((cluster, _token)) = start("any_node_answers_the_calls_that_one_process_answers") else {
+    let Some((cluster, _token)) = start("any_node_answers_the_calls_that_one_process_answers", &[]) else {
         return;
     };
     let api = caller(&cluster, &[1, 2, 3]);
     check_speaking(&api, cluster.gateway(0), false);
     check_refusals(&api);
     for (path, body) in [
-        ("/v1/revoke", json!({ "user": "ann" })),
-        ("/v1/ban", json!({ "user": "ann" })),
         ("/v1/users/delete", json!({ "user": "ann" })),
         ("/v1/retention", json!({ "conversation": "group:tea", "keep": 60 })),
         ("/v1/requests", json!({ "user": "ann", "method": "im.account.delete", "request": {} })),
@@ -129,7 +136,9 @@ fn check(own: usize, client: &Client, stored: &[Place]) {
 
 #[test]
 fn calls_are_done_once_while_a_node_is_killed() {
-    let Some((mut cluster, _token)) = start("calls_are_done_once_while_a_node_is_killed") else { return };
+    let Some((mut cluster, _token)) = start("calls_are_done_once_while_a_node_is_killed", &[]) else {
+        return;
+    };
     let clients: Vec<_> =
         (0..PEOPLE).map(|own| connect(cluster.gateway(0).listener, &uid(own), "d")).collect();
     for client in &clients {
@@ -170,4 +179,75 @@ fn calls_are_done_once_while_a_node_is_killed() {
         assert_eq!(answer["reached"], json!(1), "{}", uid(own));
         until("the end of the login", || client.conversations(PATIENCE).is_err().then_some(()));
     }
+}
+
+/// Verdict on a login, once the gateway has found the node of its user.
+fn verdict(cluster: &Cluster, own: usize, token: &str) -> u32 {
+    until("a verdict", || {
+        let verdict = try_verdict(cluster.gateway(0).listener, &uid(own), token);
+        verdict.filter(|code| [0, REVOKED, BANNED].contains(code))
+    })
+}
+
+#[test]
+fn revoked_tokens_and_banned_users_stay_out_whichever_node_dies() {
+    let key = TempFile::new(OLD);
+    let key_file = format!("auth.key_file=\"{}\"", key.path().display());
+    let test = "revoked_tokens_and_banned_users_stay_out_whichever_node_dies";
+    let Some((mut cluster, _token)) = start(test, &["auth.mode=jwt", &key_file]) else { return };
+    let tokens: Vec<_> = (0..PEOPLE).map(|own| token(OLD, &uid(own), "1h")).collect();
+    let mut live = Vec::new();
+    for (own, token) in tokens.iter().enumerate() {
+        let mut client = Raw::greet(cluster.gateway(0).listener, &hello_with(&uid(own), token));
+        client.until("WELCOME", |heard| heard.welcome.is_some());
+        let mut number = 0;
+        until("the backend's answer", || {
+            number += 1;
+            (client.request(number, "im.devices", Bytes::new()).code() == Code::Ok).then_some(())
+        });
+        live.push(client);
+    }
+    // Every second user is banned, and the tokens of the others are revoked; the last of each while a node dies.
+    let all = caller(&cluster, &[1, 2, 3]);
+    let ahead = clock::unix_seconds() + 2;
+    let bar = |own: usize| {
+        let (path, body) = match own % 2 {
+            0 => ("/v1/ban", json!({ "user": uid(own) })),
+            _ => ("/v1/revoke", json!({ "user": uid(own), "before": ahead })),
+        };
+        insist(&all, path, &body)
+    };
+    let code = |own: usize| [BANNED, REVOKED][own % 2];
+    for (own, client) in live.iter_mut().enumerate().take(PEOPLE - 2) {
+        assert_eq!(bar(own).0["reached"], json!(1), "{}", uid(own));
+        assert_eq!(client.end().code(), code(own), "{}", uid(own));
+    }
+    let address = cluster.nodes.remove(&2).expect("it runs").kill();
+    (PEOPLE - 2..PEOPLE).for_each(|own| _ = bar(own));
+    let check = |cluster: &Cluster| {
+        for (own, token) in tokens.iter().enumerate() {
+            assert_eq!(verdict(cluster, own, token), code(own), "{}", uid(own));
+        }
+    };
+    check(&cluster);
+    cluster.until_owned(&[1, 3]);
+    check(&cluster);
+    cluster.start_node(2, &address.to_string());
+    cluster.until_owned(&[1, 2, 3]);
+    check(&cluster);
+    until("tokens that are issued later", || (clock::unix_seconds() >= ahead).then_some(()));
+    let all = caller(&cluster, &[1, 2, 3]);
+    for own in 0..PEOPLE {
+        let fresh = token(OLD, &uid(own), "1h");
+        if code(own) == BANNED {
+            assert_eq!(verdict(&cluster, own, &fresh), BANNED, "however new the token is");
+            insist(&all, "/v1/unban", &json!({ "user": uid(own) }));
+        }
+        assert_eq!(verdict(&cluster, own, &fresh), 0, "{}", uid(own));
+    }
+    // A user may be barred before the first login.
+    insist(&all, "/v1/ban", &json!({ "user": "nobody" }));
+    let nobody = token(OLD, "nobody", "1h");
+    let verdict = until("a verdict", || try_verdict(cluster.gateway(0).listener, "nobody", &nobody));
+    assert_eq!(verdict, BANNED);
 }

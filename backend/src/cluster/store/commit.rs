@@ -11,8 +11,8 @@ use crate::cluster::cell::{
 };
 use crate::cluster::chain::Chain;
 use crate::im::store::{
-    ArrivedMessage, Completion, ConversationId, Delivery, DeviceNumber, Draft, Origin, Outcome, Recipient,
-    Refusal, Stored, Target, UserId,
+    ArrivedMessage, Completion, ConversationId, Delivery, DeviceNumber, Draft, LoginRule, Origin, Outcome,
+    Recipient, Refusal, Stored, Target, UserId,
 };
 use bytes::Bytes;
 use moorline_proto::slots::{NodeId, Slot};
@@ -209,6 +209,19 @@ impl Outcomes<'_> {
                         *self.store.online.entry(logged_in.user).or_default() += 1;
                     }
                     self.store.done.push_back((ticket, Completion::LoggedIn(logged_in)));
+                }
+                Done::Denied(ticket, user, denied) => {
+                    let is_lost = applied.lost.contains(&slot_of(user.number()));
+                    let denied =
+                        if is_lost { Completion::LoggedIn(None) } else { Completion::LoginDenied(denied) };
+                    self.store.done.push_back((ticket, denied));
+                }
+                Done::Ruled(user, rule) => {
+                    if !applied.lost.contains(&slot_of(user.number())) {
+                        let is_over = rule.banned_until_s <= self.store.now_ms / 1000;
+                        let banned_until_s = if is_over { 0 } else { rule.banned_until_s };
+                        self.store.arrived.ruled.push((user, LoginRule { banned_until_s, ..rule }));
+                    }
                 }
                 Done::Removed((user, device)) => {
                     // It may have logged in again before the removal was due.

@@ -1,14 +1,16 @@
 //! Devices of users, at the owner of the user: logins, acks, and the end of a device.
 //!
 //! bob has lost his pad and removes it: the owner of his slot forgets the device, and his inbox waits for its acks no more. The number
-//! of the pad is never given again, so a late ack of it is nobody's.
+//! of the pad is never given again, so a late ack of it is nobody's. Whom the operator has banned is refused by the rule in the slot.
 
 use super::ops::{Build, Done};
 use super::questions::Question;
 use super::slot::User;
 use crate::cluster::cell::{CursorRow, DeviceRow};
 use crate::im::names::Names;
-use crate::im::store::{DeviceCursor, DeviceInfo, DeviceNumber, LoggedIn, Origin, Ticket, UserId};
+use crate::im::store::{
+    DeviceCursor, DeviceInfo, DeviceNumber, LoggedIn, LoginChange, Origin, Refusal, Ticket, UserId,
+};
 use moorline_proto::slots::Slot;
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ pub(super) struct NewLogin {
     pub(super) platform: u32,
     /// Unix time in milliseconds.
     pub(super) now_ms: u64,
+    /// Time of the token's issue, in Unix seconds; 0: not known.
+    pub(super) issued_s: u64,
 }
 
 impl User {
@@ -67,12 +71,16 @@ pub(super) fn infos<'a>(devices: impl Iterator<Item = &'a DeviceRow>) -> Vec<Dev
 impl Build<'_> {
     /// Logs a device in. False: it has to wait for this transaction.
     pub(super) fn log_in(&mut self, slot: Slot, ticket: Ticket, login: &NewLogin) -> bool {
-        let NewLogin { uid, device, platform, now_ms } = login;
+        let NewLogin { uid, device, platform, now_ms, issued_s } = login;
         let user = self.user_of(slot, uid);
         let devices_max = self.limits.devices;
         let Some(owned) = self.slots.get_mut(&slot) else { return true };
         let Some(known) = owned.users.get_mut(&user) else { return true };
         known.is_used = true;
+        if let Some(denied) = known.rule.denies(*issued_s, *now_ms) {
+            self.done.push(Done::Denied(ticket, user, denied));
+            return true;
+        }
         let mut forgotten = None;
         let (number, acked, is_new) = if let Some(device) = known.device(device) {
             // Written with the time at which the device goes: a crowd of logins does not reach the cell.
@@ -129,6 +137,27 @@ impl Build<'_> {
         self.transaction.fence(slot, owned.epoch);
         self.transaction.cursors.push(CursorRow { user, device, acked, trimmed, seen_ms, is_gone });
         self.done.push(Done::Removed((user, device)));
+    }
+
+    /// Changes the rule for logins of a user. Sessions that it denies end when it is durable.
+    pub(super) fn rule_logins(
+        &mut self,
+        slot: Slot,
+        user: UserId,
+        change: LoginChange,
+    ) -> Result<(), Refusal> {
+        let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
+        let known = owned.users.get_mut(&user).ok_or(Refusal::Moved)?;
+        known.is_used = true;
+        let rule = known.rule.changed(change);
+        if rule != known.rule {
+            known.rule = rule;
+            self.transaction.fence(slot, owned.epoch);
+            self.transaction.rules.retain(|(known, _)| *known != user);
+            self.transaction.rules.push((user, rule));
+        }
+        self.done.push(Done::Ruled(user, rule));
+        Ok(())
     }
 
     fn is_new_device(&self, user: UserId, device: DeviceNumber) -> bool {

@@ -37,6 +37,7 @@ impl ClusterStore {
             | Write::Relate { .. }
             | Write::Invite { .. }
             | Write::SetSettings { .. }
+            | Write::RuleLogins { .. }
             | Write::RemoveDevice { .. }
             | Write::SetProfile { .. }) => {
                 return Asking { store: self }.write_question(place, write, invite);
@@ -123,9 +124,10 @@ impl Store for ClusterStore {
                     }
                 }
             }
-            Command::Login(Login { uid, device, platform, now_ms, .. }) => {
+            Command::Login(Login { uid, device, platform, now_ms, issued_s }) => {
                 let slot = Slot::of(&uid);
-                let login = NewLogin { uid: uid.into(), device: device.into(), platform, now_ms };
+                self.now_ms = self.now_ms.max(now_ms);
+                let login = NewLogin { uid: uid.into(), device: device.into(), platform, now_ms, issued_s };
                 self.push(slot, Op::Login(ticket, login));
             }
             Command::Read(read) => self.read(ticket, read),

@@ -100,7 +100,9 @@ impl Build<'_> {
             Question::MakeUser { uid } if owned.uids.contains_key(uid) => return Vec::new(),
             Question::MakeUser { uid } => return vec![Load::User(uid.clone())],
             Question::SetProfile { .. } | Question::SetSettings { .. } => return Vec::new(),
-            Question::RemoveDevice { user, .. } => return owned.need_of_user(*user),
+            Question::RemoveDevice { user, .. } | Question::RuleLogins { user, .. } => {
+                return owned.need_of_user(*user);
+            }
             Question::Invite { first: Some(first), users, .. } => {
                 let mut needs = self.needs_of_place(slot, owned, first);
                 needs.extend(self.needs_of_users(slot, users));
@@ -185,6 +187,9 @@ impl Build<'_> {
                 self.remove_device(slot, *user, *device);
                 return Ok(Some(Answered::Done));
             }
+            Question::RuleLogins { user, change } => {
+                return self.rule_logins(slot, *user, *change).map(|()| Some(Answered::Done));
+            }
             Question::Invite { id, by, users, event, first } => {
                 let (answered, told) = match first {
                     Some(first) => (self.answer(slot, first, asker, tried)?, Asker::Nobody),
@@ -266,6 +271,7 @@ impl Build<'_> {
             | Question::SetProfile { .. }
             | Question::SetSettings { .. }
             | Question::RemoveDevice { .. }
+            | Question::RuleLogins { .. }
             | Question::CreateGroup { .. }
             | Question::Invite { .. }
             | Question::Relate { .. } => {}

@@ -12,7 +12,7 @@
 //!
 //! The driver gives [`ClusterStore`] the time, replies of cells and messages of nodes by `handle_*`, lets its `Im` take
 //! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]:
-//! rules for logins, deletion of users, retention.
+//! pushes into inboxes, deletion of users, retention.
 
 mod ahead;
 mod batches;

@@ -16,8 +16,8 @@ use crate::cluster::cell::{
 use crate::cluster::chain::{self, Arrival};
 use crate::im::store::rules::recalls;
 use crate::im::store::{
-    Backlog, ConversationId, DeviceNumber, GroupSettings, LoggedIn, Member, Origin, Refusal, Relation, Role,
-    Ticket, UserId, rules, seal_at,
+    Backlog, ConversationId, DeviceNumber, GroupSettings, LoggedIn, LoginDenied, LoginRule, Member, Origin,
+    Refusal, Relation, Role, Ticket, UserId, rules, seal_at,
 };
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashSet;
@@ -112,6 +112,10 @@ pub(super) enum Done {
     /// The answer to a question without an event, at this slot.
     Answered(Asker, Kind, Slot, Result<Answered, Refusal>),
     LoggedIn(Ticket, LoggedIn),
+    /// A login that the rule of its user denies.
+    Denied(Ticket, UserId, LoginDenied),
+    /// The rule for logins of a user, which sessions that are here may not have met.
+    Ruled(UserId, LoginRule),
     Backlog(Ticket, Backlog),
     /// The end of a device.
     Removed(Origin),
@@ -298,7 +302,12 @@ impl<'a> Build<'a> {
                 let end = known.map_or(0, |user| user.durable_end);
                 self.done.push(Done::Backlog(*ticket, Backlog { end, unconfirmed: Vec::new() }));
             }
-            Op::Wake(_) => {} // the read has told it
+            Op::Wake(user) => {
+                // The read has told what was stored; who was banned elsewhere is to leave.
+                let known = self.slots.get(&slot).and_then(|owned| owned.users.get(user));
+                let rule = known.map(|user| user.rule).filter(|rule| *rule != LoginRule::default());
+                self.done.extend(rule.map(|rule| Done::Ruled(*user, rule)));
+            }
         }
         true
     }

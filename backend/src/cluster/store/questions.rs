@@ -8,8 +8,8 @@ use crate::cluster::cell::slot_of;
 use crate::im::store::rules::Wish;
 use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{
-    ConversationId, Delivery, DeviceNumber, GroupChange, Origin, Outcome, Recipient, Refusal, Relation,
-    RelationChange, Ticket, UserId, WhoMayAdd, Write,
+    ConversationId, Delivery, DeviceNumber, GroupChange, LoginChange, Origin, Outcome, Recipient, Refusal,
+    Relation, RelationChange, Ticket, UserId, WhoMayAdd, Write,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
@@ -111,6 +111,13 @@ pub enum Question {
         /// The device.
         device: DeviceNumber,
     },
+    /// Changes the rule for logins of a user.
+    RuleLogins {
+        /// The user.
+        user: UserId,
+        /// The change.
+        change: LoginChange,
+    },
     /// Sets who may make a user a member of a group.
     SetSettings {
         /// The user.
@@ -188,6 +195,7 @@ impl Question {
             | Self::Relate { id: name, .. }
             | Self::Invite { id: name, .. } => Slot::of(name),
             Self::SetProfile { user, .. }
+            | Self::RuleLogins { user, .. }
             | Self::SetSettings { user, .. }
             | Self::RemoveDevice { user, .. } => slot_of(user.number()),
             Self::ChangeGroup { conversation, .. }
@@ -360,11 +368,13 @@ impl Asking<'_> {
             Write::Clear { conversation, by, to, event } => Question::Clear { conversation, by, to, event },
             Write::SetProfile { user, profile } => {
                 // On the way to the owner it could be overtaken by a later one that the user has sent there.
-                let is_here = self.store.slots.contains_key(&slot_of(user.number()));
-                if !is_here {
-                    return Err(Refusal::Moved);
-                }
+                self.judge_here(user)?;
                 Question::SetProfile { user, profile }
+            }
+            Write::RuleLogins { user, change } => {
+                // The sessions that it ends are there.
+                self.judge_here(user)?;
+                Question::RuleLogins { user, change }
             }
             Write::RemoveDevice { user, device } => Question::RemoveDevice { user, device },
             Write::SetSettings { user, who_may_add } => Question::SetSettings { user, who_may_add },
@@ -382,6 +392,12 @@ impl Asking<'_> {
             }
             _ => return Err(Refusal::Denied),
         })
+    }
+
+    /// Judges whether the slot of a user is this node's.
+    fn judge_here(&self, user: UserId) -> Result<(), Refusal> {
+        let is_here = self.store.slots.contains_key(&slot_of(user.number()));
+        if is_here { Ok(()) } else { Err(Refusal::Moved) }
     }
 
     /// Judges whether a user may make others members of a group. Relations belong to users, so the owner of the group does not.

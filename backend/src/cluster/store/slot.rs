@@ -9,7 +9,7 @@ use crate::cluster::cell::{
     SlotHead, UserState,
 };
 use crate::cluster::chain::{Chain, Link};
-use crate::im::store::{ConversationId, UserId};
+use crate::im::store::{ConversationId, LoginRule, UserId};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use moorline_proto::ids::MessageKey;
@@ -67,6 +67,8 @@ pub(super) struct User {
     pub(super) devices: Vec<DeviceRow>,
     /// Largest number of a device that is gone; 0: none is.
     pub(super) last_gone: u32,
+    /// Rule for logins, as it was given.
+    pub(super) rule: LoginRule,
     /// Position of the last entry that was given.
     pub(super) end: u64,
     /// Position of the last entry that is durable.
@@ -83,6 +85,7 @@ impl User {
             uid,
             devices: Vec::new(),
             last_gone: 0,
+            rule: LoginRule::default(),
             end: 0,
             durable_end: 0,
             arrived: HashMap::new(),
@@ -91,9 +94,9 @@ impl User {
     }
 
     fn of(state: UserState) -> Self {
-        let UserState { user: _, uid, devices, last_gone, end, arrived } = state;
+        let UserState { user: _, uid, devices, last_gone, rule, end, arrived } = state;
         let arrived = arrived.into_iter().collect();
-        Self { uid, devices, last_gone, end, durable_end: end, arrived, is_used: true }
+        Self { uid, devices, last_gone, rule, end, durable_end: end, arrived, is_used: true }
     }
 
     /// Order of the conversation up to which everything has arrived.

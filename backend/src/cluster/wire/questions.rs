@@ -5,8 +5,8 @@ use crate::cluster::cell::{relation_code, relation_of};
 use crate::cluster::store::{Answered, HeadRow, Question};
 use crate::im::store::rules::relations::{Both, Counts};
 use crate::im::store::{
-    DeviceNumber, GroupChange, GroupEdit, GroupSettings, Origin, Refusal, RelationChange, Role, UserId,
-    WhoMayAdd,
+    DeviceNumber, GroupChange, GroupEdit, GroupSettings, LoginChange, Origin, Refusal, RelationChange, Role,
+    UserId, WhoMayAdd,
 };
 use bytes::Bytes;
 use moorline_proto::message::im;
@@ -26,6 +26,8 @@ const RELATE: u32 = 10;
 const SET_SETTINGS: u32 = 11;
 const INVITE: u32 = 12;
 const REMOVE_DEVICE: u32 = 13;
+const REVOKE: u32 = 14;
+const BAN: u32 = 15;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct AskBody {
@@ -48,7 +50,7 @@ pub(super) struct AskBody {
     users: Vec<u64>,
     #[prost(string, repeated, tag = "9")]
     uids: Vec<String>,
-    /// Seq of a read mark, or of a deletion for oneself.
+    /// Seq of a read mark, or of a deletion for oneself; Unix time in seconds of a rule for logins.
     #[prost(uint64, tag = "10")]
     seq: u64,
     #[prost(message, tag = "11")]
@@ -191,6 +193,8 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
         let (by, device) = (by.0.number(), by.1.0);
         AskBody { request, kind, by, device, event, ..AskBody::default() }
     };
+    let of_user =
+        |kind: u32, user: UserId| AskBody { request, kind, users: vec![user.number()], ..AskBody::default() };
     match question {
         Question::CreateGroup { id, by, members, event } => {
             let body = AskBody { name: id.to_string(), ..of(CREATE_GROUP, by, event) };
@@ -230,27 +234,19 @@ pub(super) fn of_question(request: u64, question: Question) -> AskBody {
             };
             AskBody { invite, ..body }
         }
-        Question::RemoveDevice { user, device } => AskBody {
-            request,
-            kind: REMOVE_DEVICE,
-            users: vec![user.number()],
-            device: device.0,
-            ..AskBody::default()
-        },
-        Question::SetSettings { user, who_may_add } => AskBody {
-            request,
-            kind: SET_SETTINGS,
-            users: vec![user.number()],
-            who_may_add: who_may_add.into(),
-            ..AskBody::default()
-        },
-        Question::SetProfile { user, profile } => AskBody {
-            request,
-            kind: SET_PROFILE,
-            users: vec![user.number()],
-            event: profile,
-            ..AskBody::default()
-        },
+        Question::RemoveDevice { user, device } => {
+            AskBody { device: device.0, ..of_user(REMOVE_DEVICE, user) }
+        }
+        Question::RuleLogins { user, change: LoginChange::ValidFrom(seq) } => {
+            AskBody { seq, ..of_user(REVOKE, user) }
+        }
+        Question::RuleLogins { user, change: LoginChange::BannedUntil(seq) } => {
+            AskBody { seq, ..of_user(BAN, user) }
+        }
+        Question::SetSettings { user, who_may_add } => {
+            AskBody { who_may_add: who_may_add.into(), ..of_user(SET_SETTINGS, user) }
+        }
+        Question::SetProfile { user, profile } => AskBody { event: profile, ..of_user(SET_PROFILE, user) },
         Question::MakeUser { uid } => {
             AskBody { request, kind: MAKE_USER, name: uid.to_string(), ..AskBody::default() }
         }
@@ -276,6 +272,10 @@ pub(super) fn question_of(mut body: AskBody) -> Option<Question> {
     if kind == REMOVE_DEVICE {
         let user = user_of(*users.first()?)?;
         return Some(Question::RemoveDevice { user, device: DeviceNumber(device) });
+    }
+    if kind == REVOKE || kind == BAN {
+        let change = if kind == BAN { LoginChange::BannedUntil(seq) } else { LoginChange::ValidFrom(seq) };
+        return Some(Question::RuleLogins { user: user_of(*users.first()?)?, change });
     }
     if kind == SET_SETTINGS {
         let (user, who_may_add) = (user_of(*users.first()?)?, WhoMayAdd::try_from(who_may_add).ok()?);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cluster::store::{Answered, HeadRow, Question};
 use crate::im::store::rules::relations::{Both, Counts};
-use crate::im::store::{GroupChange, GroupEdit, GroupSettings, RelationChange, Role, WhoMayAdd};
+use crate::im::store::{GroupChange, GroupEdit, GroupSettings, LoginChange, RelationChange, Role, WhoMayAdd};
 use crate::im::{ApiAnswer, ApiBody, ApiCall, Keep, PushTo};
 use moorline_proto::message::client::{self, Code};
 use proptest::prelude::*;
@@ -83,6 +83,11 @@ fn question() -> impl Strategy<Value = Question> {
         (name(), bytes())
             .prop_map(|(user, profile)| Question::SetProfile { user: UserId::new(user), profile }),
         origin().prop_map(|(user, device)| Question::RemoveDevice { user, device }),
+        (name(), any::<u64>(), any::<bool>()).prop_map(|(user, seconds, is_ban)| {
+            let change =
+                if is_ban { LoginChange::BannedUntil(seconds) } else { LoginChange::ValidFrom(seconds) };
+            Question::RuleLogins { user: UserId::new(user), change }
+        }),
         (name(), 0..3).prop_map(|(user, rule)| {
             let who_may_add = WhoMayAdd::try_from(rule).expect("one of three");
             Question::SetSettings { user: UserId::new(user), who_may_add }

@@ -7,7 +7,8 @@
 use super::rules::{self, Contact};
 use super::{
     Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings,
-    LoginDenied, Member, Origin, Recipient, Refusal, Relation, Stored, SweepNeed, Ticket, UserId, WhoMayAdd,
+    LoginDenied, LoginRule, Member, Origin, Recipient, Refusal, Relation, Stored, SweepNeed, Ticket, UserId,
+    WhoMayAdd,
 };
 use crate::im::names::Names;
 use bytes::Bytes;
@@ -222,12 +223,15 @@ pub struct Arrived {
     pub grown: Vec<Recipient>,
     /// Devices that their users have removed: their logins end.
     pub removed: Vec<Origin>,
+    /// Rules of users whose logins may have begun without them: those that a rule denies end.
+    pub ruled: Vec<(UserId, LoginRule)>,
 }
 
 impl Arrived {
     /// True if nothing came.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.grown.is_empty() && self.removed.is_empty()
+        let Self { messages, recipients: _, grown, removed, ruled } = self;
+        messages.is_empty() && grown.is_empty() && removed.is_empty() && ruled.is_empty()
     }
 }
 

@@ -197,6 +197,18 @@ impl LoginRule {
     }
 }
 
+impl LoginRule {
+    /// Returns the rule after a change.
+    #[must_use]
+    pub fn changed(self, change: LoginChange) -> Self {
+        match change {
+            LoginChange::ValidFrom(0) => Self { valid_from_s: 0, ..self },
+            LoginChange::ValidFrom(from_s) => Self { valid_from_s: self.valid_from_s.max(from_s), ..self },
+            LoginChange::BannedUntil(banned_until_s) => Self { banned_until_s, ..self },
+        }
+    }
+}
+
 /// A change of a [`LoginRule`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginChange {

@@ -116,7 +116,8 @@ impl Cells {
         let table = self.users.get(&user)?;
         let (uid, devices, last_gone) = (table.uid.clone(), table.devices.clone(), table.last_gone);
         let arrived = table.arrived.iter().map(|(of, seq)| (*of, *seq)).collect();
-        Some(Box::new(UserState { user, uid, devices, last_gone, end: table.end, arrived }))
+        let rule = table.rule;
+        Some(Box::new(UserState { user, uid, devices, last_gone, rule, end: table.end, arrived }))
     }
 
     fn conversation(&self, of: ConversationId) -> Option<(ConversationRow, Ends)> {

@@ -295,11 +295,7 @@ impl User {
 
     /// Changes the rule for logins.
     pub(in crate::im::store) fn rule_logins(&mut self, change: LoginChange) {
-        self.change_rare(|Rare { rule, .. }| match change {
-            LoginChange::ValidFrom(0) => rule.valid_from_s = 0,
-            LoginChange::ValidFrom(from_s) => rule.valid_from_s = rule.valid_from_s.max(from_s),
-            LoginChange::BannedUntil(until_s) => rule.banned_until_s = until_s,
-        });
+        self.change_rare(|Rare { rule, .. }| *rule = rule.changed(change));
     }
 
     /// Returns the conversations of the user, in the order of the memberships.
