@@ -20,6 +20,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub const CALL_WAIT: Duration = Duration::from_secs(5);
 /// Parts of calls at other nodes that are under way; further calls are answered RETRY.
 const PARTS_MAX: usize = 4096;
+/// Parts of one call that are under way at once; the others follow, so that a large push does not hold up the chat of a node.
+const AT_ONCE_MAX: usize = 4;
+/// Users of one part of a push into inboxes: one transaction has room for them beside others.
+const INBOXES_MAX: usize = 64;
 /// When a caller is told to try again, in milliseconds.
 const RETRY_MS: u32 = 1000;
 /// Users of one request for presences.
@@ -64,7 +68,10 @@ type Answers = Arc<Mutex<VecDeque<(Asker, ApiAnswer)>>>;
 struct Open {
     /// `None`: the caller gets no answer, since a part has none.
     reply: Option<ApiReply>,
+    /// Parts under way.
     missing: usize,
+    /// Parts that begin when others are done.
+    waiting: Vec<(Home, ApiCall)>,
     answer: Option<ApiAnswer>,
 }
 
@@ -77,6 +84,8 @@ pub struct Calls {
     parts: BTreeMap<u64, (u64, Instant)>,
     last: u64,
     answers: Answers,
+    /// Time of the last input.
+    now: Instant,
     out: VecDeque<Output>,
     status: CallStatus,
 }
@@ -94,7 +103,7 @@ impl Calls {
             return self.out.push_back(Output::Do(call, reply));
         }
         let Some(mut parts) = divide(store, call) else { return self.put_off(reply) };
-        if self.parts.len() + parts.len() > PARTS_MAX {
+        if self.parts.len() + AT_ONCE_MAX > PARTS_MAX {
             return self.put_off(reply);
         }
         let is_one = parts.len() == 1;
@@ -103,8 +112,15 @@ impl Calls {
         }
         self.last += 1;
         let number = self.last;
-        self.open.insert(number, Open { reply: Some(reply), missing: parts.len(), answer: None });
-        for (home, call) in parts {
+        self.open.insert(number, Open { reply: Some(reply), missing: 0, waiting: parts, answer: None });
+        self.begin_parts(number, now);
+    }
+
+    /// Begins parts of a call that wait.
+    fn begin_parts(&mut self, number: u64, now: Instant) {
+        while let Some(open) = self.open.get_mut(&number).filter(|open| open.missing < AT_ONCE_MAX) {
+            let Some((home, call)) = open.waiting.pop() else { return };
+            open.missing += 1;
             self.last += 1;
             let part = self.last;
             self.parts.insert(part, (number, now + CALL_WAIT));
@@ -134,6 +150,7 @@ impl Calls {
 
     /// Ends waits.
     pub fn handle_time(&mut self, now: Instant) {
+        self.now = now;
         let due = self.parts.iter().filter(|(_, (_, until))| *until <= now).map(|(part, _)| *part);
         for part in due.collect::<Vec<_>>() {
             self.status.unanswered += 1;
@@ -187,16 +204,20 @@ impl Calls {
         let Some((number, _)) = self.parts.remove(&part) else { return };
         let Some(open) = self.open.get_mut(&number) else { return };
         open.missing -= 1;
-        match answer {
-            Some(answer) => {
-                open.answer = Some(match open.answer.take() {
-                    Some(other) => both(other, answer),
-                    None => answer,
-                });
-            }
-            None => open.reply = None,
+        if answer.as_ref().is_none_or(|answer| answer.code != Code::Ok) {
+            open.waiting.clear();
         }
-        if open.missing == 0
+        if let Some(answer) = answer {
+            open.answer = Some(match open.answer.take() {
+                Some(other) => both(other, answer),
+                None => answer,
+            });
+        } else {
+            open.reply = None;
+        }
+        let is_done = open.missing == 0 && open.waiting.is_empty();
+        self.begin_parts(number, self.now);
+        if is_done
             && let Some(Open { reply: Some(reply), answer: Some(answer), .. }) = self.open.remove(&number)
         {
             reply.give(answer);
@@ -231,9 +252,6 @@ fn missing(call: &ApiCall) -> Option<&'static str> {
     match call {
         ApiCall::DeleteUser { .. } => Some("a node of a cluster does not delete users yet"),
         ApiCall::Retain { .. } => Some("a node of a cluster has no retention yet"),
-        ApiCall::Push { to: PushTo::Inboxes(_), .. } => {
-            Some("a node of a cluster pushes into no inboxes yet")
-        }
         ApiCall::Push { to: PushTo::Room(_), .. } => Some("a node of a cluster has no rooms yet"),
         ApiCall::Request { method, .. } if method == "im.account.delete" => {
             Some("a node of a cluster does not delete users yet")
@@ -281,6 +299,24 @@ fn divide(store: &ClusterStore, call: ApiCall) -> Option<Vec<(Home, ApiCall)>> {
         let push = |_| ApiCall::Push { to: PushTo::Everyone, kind, payload: payload.clone() };
         return Some(homes.into_iter().map(|home| (home, push(home))).collect());
     }
+    if let ApiCall::Push { to: PushTo::Inboxes(mut users), kind, payload } = call {
+        users.sort_unstable();
+        users.dedup(); // each gets it once, and those of a part are alone in it
+        let homes =
+            users.iter().map(|uid| node_of(store, Slot::of(uid), false)).collect::<Option<Vec<_>>>()?;
+        let push = |users: &[String]| {
+            let to = PushTo::Inboxes(users.to_vec());
+            ApiCall::Push { to, kind, payload: payload.clone() }
+        };
+        if users.is_empty() {
+            return Some(vec![(Home::Here, push(&users))]);
+        }
+        let by_home = group(homes, users).into_iter();
+        let parts = by_home.flat_map(|(home, users)| {
+            users.chunks(INBOXES_MAX).map(|users| (home, push(users))).collect::<Vec<_>>()
+        });
+        return Some(parts.collect());
+    }
     let (slots, is_of_sessions) = slots(&call);
     let homes = slots.iter().map(|slot| node_of(store, *slot, is_of_sessions)).collect::<Option<Vec<_>>>()?;
     let Some(first) = homes.first() else { return Some(vec![(Home::Here, call)]) };
@@ -291,10 +327,11 @@ fn divide(store: &ClusterStore, call: ApiCall) -> Option<Vec<(Home, ApiCall)>> {
         ApiCall::Push { to, kind, payload } => {
             let push = |to| ApiCall::Push { to, kind, payload: payload.clone() };
             match to {
-                PushTo::Inboxes(users) => by_home(homes, users, |users| push(PushTo::Inboxes(users))),
                 PushTo::Users(users) => by_home(homes, users, |users| push(PushTo::Users(users))),
                 PushTo::Devices(devices) => by_home(homes, devices, |devices| push(PushTo::Devices(devices))),
-                to @ (PushTo::Room(_) | PushTo::Everyone) => vec![(Home::Here, push(to))],
+                to @ (PushTo::Inboxes(_) | PushTo::Room(_) | PushTo::Everyone) => {
+                    vec![(Home::Here, push(to))]
+                }
             }
         }
         ApiCall::Request { user, method, payload } => {
@@ -309,12 +346,17 @@ fn divide(store: &ClusterStore, call: ApiCall) -> Option<Vec<(Home, ApiCall)>> {
 }
 
 /// Divides a list by the nodes of its entries.
-fn by_home<T>(homes: Vec<Home>, list: Vec<T>, call: impl Fn(Vec<T>) -> ApiCall) -> Vec<(Home, ApiCall)> {
-    let mut parts = BTreeMap::<Home, Vec<T>>::new();
+fn group<T>(homes: Vec<Home>, list: Vec<T>) -> BTreeMap<Home, Vec<T>> {
+    let mut groups = BTreeMap::<Home, Vec<T>>::new();
     for (home, entry) in homes.into_iter().zip(list) {
-        parts.entry(home).or_default().push(entry);
+        groups.entry(home).or_default().push(entry);
     }
-    parts.into_iter().map(|(home, list)| (home, call(list))).collect()
+    groups
+}
+
+/// Makes a part of a call for each node of a list.
+fn by_home<T>(homes: Vec<Home>, list: Vec<T>, call: impl Fn(Vec<T>) -> ApiCall) -> Vec<(Home, ApiCall)> {
+    group(homes, list).into_iter().map(|(home, list)| (home, call(list))).collect()
 }
 
 /// Node of a slot. `None`: it is not known, or cannot do anything now.

@@ -20,6 +20,8 @@ const CALLS: usize = 14;
 const FIRST_NUMBER: u64 = 5_000;
 /// Time after which a call without an answer is repeated, in milliseconds.
 const ANSWER_MS: u64 = 6_000;
+/// Content type of pushes into inboxes.
+pub(crate) const INBOX: u32 = 78;
 /// Content type of pushes that belong to no conversation.
 pub(crate) const LIVE: u32 = 77;
 
@@ -30,6 +32,8 @@ pub(crate) struct Caller {
     flight: Option<Flight>,
     /// Messages as answered: number, conversation, seq.
     told: Vec<(u64, String, u64)>,
+    /// Pushes into inboxes that were answered: number, users.
+    pushed: Vec<(Bytes, Vec<String>)>,
     /// Name in the last profile that was answered.
     profile: Option<String>,
 }
@@ -58,7 +62,12 @@ fn uid_of(caller: usize) -> String {
 
 fn call(random: &mut Random, caller: usize, number: u64) -> ApiCall {
     let user = |random: &mut Random| format!("user{}", random.below(6));
-    match random.below(10) {
+    match random.below(12) {
+        10 | 11 => {
+            let users: Vec<_> = (0..6).map(|user| format!("user{user}")).chain([uid_of(caller)]).collect();
+            let to = PushTo::Inboxes(users[usize::try_from(random.below(3)).expect("small")..].to_vec());
+            ApiCall::Push { to, kind: INBOX, payload: number.to_le_bytes().to_vec().into() }
+        }
         0..=4 => {
             let mut key = vec![0; 16];
             key[..8].copy_from_slice(&number.to_le_bytes());
@@ -240,6 +249,11 @@ impl World {
                 self.coverage.barred_sessions += *count as u64;
             }
             (ApiCall::Kick { .. }, ApiBody::Reached(count)) => self.coverage.calls_kicked += *count as u64,
+            (ApiCall::Push { to: PushTo::Inboxes(users), payload, .. }, ApiBody::Reached(count)) => {
+                assert_eq!(*count, users.len(), "each inbox has it");
+                self.coverage.inbox_pushes += *count as u64;
+                it.pushed.push((payload.clone(), users.clone()));
+            }
             (ApiCall::Push { .. }, ApiBody::Reached(_)) => self.coverage.calls_pushed += 1,
             (call, body) => panic!("{call:?} is answered with {body:?}"),
         }
@@ -253,6 +267,18 @@ impl World {
                 assert_eq!(numbers.get(&place), Some(number), "a caller was told of {place:?}");
             }
         }
+        for account in self.cells.users.values() {
+            let ids: BTreeSet<u64> = account.pushes.iter().map(|(_, push)| push.message_id).collect();
+            assert_eq!(ids.len(), account.pushes.len(), "{} has a push twice", account.uid);
+        }
+        for (payload, users) in self.callers.all.iter().flat_map(|caller| &caller.pushed) {
+            for uid in users {
+                let account =
+                    self.cells.users.values().find(|account| *account.uid == **uid).expect("a user");
+                let has = account.pushes.iter().any(|(_, push)| push.payload == payload);
+                assert!(has, "{uid} lacks a push that was answered");
+            }
+        }
         for (caller, it) in self.callers.all.iter().enumerate() {
             if let Some(name) = &it.profile {
                 let stored = self.cells.profile(&uid_of(caller)).expect("a profile");
@@ -260,5 +286,22 @@ impl World {
                 assert_eq!(&stored.name, name, "the profile of a caller");
             }
         }
+    }
+
+    /// Returns a push into an inbox that a device does not have.
+    pub(crate) fn missing_push(&self) -> Option<String> {
+        for device in &self.gateway.devices {
+            let Some(account) = self.cells.users.values().find(|account| *account.uid == *device.uid) else {
+                continue;
+            };
+            let Some(trimmed) = account.known_at.get(&*device.name) else { continue };
+            let owed = account.pushes.iter().filter(|(position, _)| position > trimmed);
+            if let Some((position, _)) =
+                owed.into_iter().find(|(_, it)| !device.pushed.contains(&it.message_id))
+            {
+                return Some(format!("{}/{} lacks the push at {position}", device.uid, device.name));
+            }
+        }
+        None
     }
 }

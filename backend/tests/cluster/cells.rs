@@ -42,8 +42,10 @@ pub(crate) struct UserTable {
     pub(crate) relations: BTreeMap<UserId, (Arc<str>, Relation)>,
     /// Everything that was ever put into the stream: conversation, order, position.
     pub(crate) history: Vec<(ConversationId, u64, u64)>,
+    /// Pushes of the server API, with their positions.
+    pub(crate) pushes: Vec<(u64, Push)>,
     /// Position up to which the stream was trimmed when a device became known.
-    known_at: BTreeMap<Arc<str>, u64>,
+    pub(crate) known_at: BTreeMap<Arc<str>, u64>,
 }
 
 /// A conversation.
@@ -573,6 +575,7 @@ impl UserTable {
             invitations: BTreeMap::new(),
             relations: BTreeMap::new(),
             history: Vec::new(),
+            pushes: Vec::new(),
             known_at: BTreeMap::new(),
         }
     }
@@ -585,6 +588,10 @@ impl UserTable {
         assert!(order > *arrived, "{} has {conversation:?} {arrived} already, and gets {order}", self.uid);
         *arrived = order;
         self.end = position;
+        // No conversation has the counter 0.
+        if counter_of(conversation.number()) == 0 {
+            self.pushes.extend(decode(&body).ok().map(|push| (position, push)));
+        }
         self.history.push((conversation, order, position));
         self.inbox.insert(position, EntryRow { position, conversation, content, origin, body });
     }

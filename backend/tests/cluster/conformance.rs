@@ -24,8 +24,6 @@ const DIFFERENT: &[&str] = &[
     "what_is_read_is_told_and_counted",
     "large_groups_are_read_by_cursor",
     "devices_and_profiles_are_kept",
-    // Pushes into inboxes.
-    "they_are_stored_once",
     // Sweeps.
     "a_dissolved_group_is_gone_and_its_seqs_are_not_given_again",
     "the_last_member_ends_a_group",

@@ -178,6 +178,10 @@ coverage! {
     calls_presences;
     /// Sessions that calls ended.
     calls_kicked;
+    /// Pushes into inboxes.
+    inbox_pushes;
+    /// Pushes from inboxes that devices had before.
+    repeated_inbox_pushes;
     /// Users barred from logging in.
     barred;
     /// Sessions that this ended.

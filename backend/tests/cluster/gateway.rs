@@ -2,7 +2,7 @@
 //!
 //! A device has at most one SEND to one conversation under way, as the gateway and the client library see to it.
 
-use crate::calls::LIVE;
+use crate::calls::{INBOX, LIVE};
 use crate::requests::{MADE, Requests};
 use crate::world::{CHAOS_MS, Event, GROUP, World};
 use bytes::Bytes;
@@ -77,6 +77,8 @@ pub(crate) struct Device {
     pub(crate) requests: Requests,
     /// First receipts, in order: conversation, seq, number of the message.
     pub(crate) received: Vec<(String, u64, u64)>,
+    /// Ids of pushes of the server API that came from the inbox.
+    pub(crate) pushed: BTreeSet<u64>,
     /// Own messages as answered: target, number, conversation, seq.
     pub(crate) told: Vec<(String, u64, String, u64)>,
     /// Own messages that were refused for good: a try before may have been stored.
@@ -131,6 +133,7 @@ impl Gateway {
                     flights: BTreeMap::new(),
                     requests,
                     received: Vec::new(),
+                    pushed: BTreeSet::new(),
                     told: Vec::new(),
                     refused: BTreeSet::new(),
                 });
@@ -535,6 +538,11 @@ impl World {
         }
         if body.r#type == LIVE && body.seq == 0 {
             return self.coverage.live_pushes += 1; // it wants no ack
+        }
+        if body.r#type == INBOX && body.seq == 0 {
+            let is_new = self.gateway.devices[session.slot()].pushed.insert(body.message_id);
+            self.coverage.repeated_inbox_pushes += u64::from(!is_new);
+            return self.tell_node(node, ToNode::Acked(session, push));
         }
         if self.on_event(session.slot(), body) {
             return self.tell_node(node, ToNode::Acked(session, push));

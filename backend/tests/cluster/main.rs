@@ -4,7 +4,6 @@
 //! end and stand still, clocks are an hour apart. At the end each conversation is dense, each stream complete, and each answer
 //! true. `SIM_SEED=7` replays one seed.
 
-mod barred;
 mod calls;
 mod cells;
 mod conformance;
@@ -12,6 +11,7 @@ mod coverage;
 mod gateway;
 mod invitations;
 mod mirror;
+mod one_node;
 mod oracle;
 #[path = "../postgres/mod.rs"]
 mod postgres;

@@ -41,7 +41,7 @@ impl World {
                 }
             }
         }
-        self.missing_event()
+        self.missing_event().or_else(|| self.missing_push())
     }
 
     /// Panics where a promise is broken.

@@ -20,6 +20,9 @@ use std::time::Duration;
 const REVOKED: u32 = 3521;
 const BANNED: u32 = 3531;
 
+/// Pause of a caller between two messages.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Three nodes with the server API, and its token's file. `None`: PostgreSQL is not installed, which is told.
 fn start(test: &str, of_gateway: &[&str]) -> Option<(Cluster, TempFile)> {
     let token = TempFile::new(TOKEN);
@@ -110,6 +113,7 @@ fn send_on(api: &Caller, own: usize, is_over: &AtomicBool) -> (Vec<Place>, usize
         repeated += usize::from(tries > 1);
         stored.push(place_of(&answer, number));
         round += 1;
+        std::thread::park_timeout(PAUSE);
     }
     (stored, repeated)
 }
@@ -178,6 +182,44 @@ fn calls_are_done_once_while_a_node_is_killed() {
         let (answer, _) = insist(&left, "/v1/kick", &json!({ "user": uid(own) }));
         assert_eq!(answer["reached"], json!(1), "{}", uid(own));
         until("the end of the login", || client.conversations(PATIENCE).is_err().then_some(()));
+    }
+}
+
+#[test]
+fn pushes_into_inboxes_reach_each_device_while_a_node_is_killed() {
+    let test = "pushes_into_inboxes_reach_each_device_while_a_node_is_killed";
+    let Some((mut cluster, _token)) = start(test, &[]) else { return };
+    let all = caller(&cluster, &[1, 2, 3]);
+    // Enough for several parts at each node; most of them have never logged in.
+    let people: Vec<_> = (0..300).map(uid).collect();
+    let news = |number: usize| json!({ "to": { "inboxes": people }, "text": number.to_string(), "type": 3 });
+    let gateway = cluster.gateway(0).listener;
+    let mut clients: Vec<_> = (0..PEOPLE).map(|own| connect(gateway, &uid(own), "d")).collect();
+    // A push of which a part is put off is made again, and comes again to some.
+    let mut tries = Vec::new();
+    for number in 0..3 {
+        if number == 2 {
+            cluster.nodes.remove(&2).expect("it runs").kill();
+        }
+        let (answer, of_this) = insist(&all, "/v1/push", &news(number));
+        assert_eq!(answer["reached"], json!(people.len()));
+        tries.push(of_this);
+    }
+    clients.extend((PEOPLE..people.len()).step_by(29).map(|own| connect(gateway, &uid(own), "d")));
+    for client in &clients {
+        let mut got: Vec<Vec<u8>> = Vec::new();
+        until("the news", || {
+            while let Ok(message) = client.recv_timeout(Duration::from_millis(20)) {
+                got.push(message.payload.to_vec());
+            }
+            got.iter().any(|text| text == b"2").then_some(())
+        });
+        for (number, tries) in tries.iter().enumerate() {
+            let count = got.iter().filter(|text| **text == number.to_string().as_bytes()).count();
+            assert!((1..=*tries).contains(&count), "{number} came {count} times after {tries} calls");
+        }
+        got.dedup();
+        assert_eq!(got, [b"0", b"1", b"2"], "in order");
     }
 }
 

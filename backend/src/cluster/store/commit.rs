@@ -210,19 +210,14 @@ impl Outcomes<'_> {
                     }
                     self.store.done.push_back((ticket, Completion::LoggedIn(logged_in)));
                 }
+                Done::Pushed(of, user, result) => self.on_pushed((of, user), result, applied, transaction),
                 Done::Denied(ticket, user, denied) => {
                     let is_lost = applied.lost.contains(&slot_of(user.number()));
                     let denied =
                         if is_lost { Completion::LoggedIn(None) } else { Completion::LoginDenied(denied) };
                     self.store.done.push_back((ticket, denied));
                 }
-                Done::Ruled(user, rule) => {
-                    if !applied.lost.contains(&slot_of(user.number())) {
-                        let is_over = rule.banned_until_s <= self.store.now_ms / 1000;
-                        let banned_until_s = if is_over { 0 } else { rule.banned_until_s };
-                        self.store.arrived.ruled.push((user, LoginRule { banned_until_s, ..rule }));
-                    }
-                }
+                Done::Ruled(user, rule) => self.on_ruled(user, rule, applied),
                 Done::Removed((user, device)) => {
                     // It may have logged in again before the removal was due.
                     if !applied.lost.contains(&slot_of(user.number())) {
@@ -247,6 +242,15 @@ impl Outcomes<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Has sessions of a user end that a rule denies now.
+    fn on_ruled(&mut self, user: UserId, rule: LoginRule, applied: &Applied) {
+        if !applied.lost.contains(&slot_of(user.number())) {
+            let is_over = rule.banned_until_s <= self.store.now_ms / 1000;
+            let banned_until_s = if is_over { 0 } else { rule.banned_until_s };
+            self.store.arrived.ruled.push((user, LoginRule { banned_until_s, ..rule }));
         }
     }
 
@@ -406,7 +410,7 @@ impl Outcomes<'_> {
     }
 
     /// Notes that the stream of a user is durable up to a position.
-    fn on_durable(&mut self, user: UserId, position: u64, transaction: &Transaction) {
+    pub(super) fn on_durable(&mut self, user: UserId, position: u64, transaction: &Transaction) {
         let slot = slot_of(user.number());
         let owned = self.store.slots.get_mut(&slot).filter(|owned| {
             let epoch = owned.epoch;

@@ -1,6 +1,7 @@
 //! [`Store`] and [`Facts`] of a node.
 
 use super::devices::{NewLogin, infos};
+use super::inboxes::Pushing;
 use super::questions::Asking;
 use super::reads::{PageAsk, Reading};
 use super::{ClusterStore, Op, Place};
@@ -42,6 +43,7 @@ impl ClusterStore {
             | Write::SetProfile { .. }) => {
                 return Asking { store: self }.write_question(place, write, invite);
             }
+            Write::Tell { users, event } => return Pushing { store: self }.push(place, &users, &event),
             Write::Sweep(_) => Outcome::Swept(Swept::default()),
             Write::Confirm { .. } => Outcome::Done(Ok(None)),
             _ => Outcome::Done(Err(Refusal::Denied)),

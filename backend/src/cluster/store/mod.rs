@@ -12,7 +12,7 @@
 //!
 //! The driver gives [`ClusterStore`] the time, replies of cells and messages of nodes by `handle_*`, lets its `Im` take
 //! completions, and performs [`Output`]s in order. What is not built is refused with [`Refusal::Denied`]:
-//! pushes into inboxes, deletion of users, retention.
+//! deletion of users, retention.
 
 mod ahead;
 mod batches;
@@ -21,6 +21,7 @@ mod devices;
 mod facts;
 mod fanout;
 mod groups;
+mod inboxes;
 mod invitations;
 mod known;
 mod listing;
@@ -45,6 +46,7 @@ use crate::im::{ApiAnswer, ApiCall};
 use batches::{Batches, Place};
 use bytes::Bytes;
 use commit::Outcomes;
+use inboxes::{Inboxes, Pushing};
 use known::KnownFacts;
 use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
 use moorline_proto::time::{Duration, Instant};
@@ -249,6 +251,7 @@ pub struct ClusterStore {
     appends: BTreeMap<u64, (Place, Instant)>,
     /// Questions at other nodes, with the time at which their wait ends.
     questions: BTreeMap<u64, (Asker, Kind, Instant)>,
+    inboxes: Inboxes,
     /// New users for which prefetches wait.
     making: BTreeMap<u64, (Ticket, Arc<str>)>,
     /// Those that are asked for again.
@@ -290,6 +293,7 @@ impl ClusterStore {
             reads: Reads::default(),
             appends: BTreeMap::new(),
             questions: BTreeMap::new(),
+            inboxes: Inboxes::default(),
             making: BTreeMap::new(),
             users_again: Vec::new(),
             pending: HashMap::new(),
@@ -496,6 +500,7 @@ impl ClusterStore {
             }
             Op::Login(ticket, ..) => self.done.push_back((*ticket, Completion::LoggedIn(None))),
             Op::Backlog(ticket, _) => self.done.push_back((*ticket, Completion::Backlog(<_>::default()))),
+            Op::Push(push) => Pushing { store: self }.refuse(push),
             Op::Deliver(..) | Op::Acked(..) | Op::Wake(_) => {}
         }
     }

@@ -6,6 +6,7 @@
 
 use super::devices::NewLogin;
 use super::fanout::Audience;
+use super::inboxes::Push;
 use super::questions::{Answered, Kind, Question};
 use super::slot::{Conversation, OUTBOX_MAX, OwnedSlot};
 use super::{Layout, Limits, batches::Place};
@@ -95,6 +96,8 @@ pub(super) enum Op {
     /// Position, and the Unix time in milliseconds at which the device went; 0: it is there.
     Acked(UserId, DeviceNumber, u64, u64),
     Backlog(Ticket, UserId),
+    /// Push of the server API.
+    Push(Push),
     /// A user with sessions here, whose slot was taken over: what was stored in between is to be pushed.
     Wake(UserId),
 }
@@ -121,6 +124,8 @@ pub(super) enum Done {
     Removed(Origin),
     /// A message in a stream, at this position.
     Arrived(Box<Deliver>, u64),
+    /// A push into an inbox: its number, the user, the position. `None`: it was there.
+    Pushed(u64, UserId, Result<Option<u64>, Refusal>),
     /// The sender's node may forget what a conversation had for a user, up to an order.
     Confirm(NodeId, ConversationId, UserId, u64),
 }
@@ -223,6 +228,7 @@ impl<'a> Build<'a> {
             Op::Deliver(Deliver { user, .. }, _)
             | Op::Acked(user, ..)
             | Op::Backlog(_, user)
+            | Op::Push(Push { user, .. })
             | Op::Wake(user) => owned.need_of_user(*user),
         }
     }
@@ -302,6 +308,7 @@ impl<'a> Build<'a> {
                 let end = known.map_or(0, |user| user.durable_end);
                 self.done.push(Done::Backlog(*ticket, Backlog { end, unconfirmed: Vec::new() }));
             }
+            Op::Push(push) => self.push_to(slot, push),
             Op::Wake(user) => {
                 // The read has told what was stored; who was banned elsewhere is to leave.
                 let known = self.slots.get(&slot).and_then(|owned| owned.users.get(user));

@@ -1,0 +1,118 @@
+//! One node with its backend, step by step: what chance alone seldom brings about in a whole run.
+
+use crate::cells::Cells;
+use bytes::Bytes;
+use moorline_backend::cluster::cell::{CellRequest, Life, UnknownOutcome};
+use moorline_backend::cluster::store::{ClusterStore, Layout, Output};
+use moorline_backend::config::ImConfig;
+use moorline_backend::im::store::LoginRule;
+use moorline_backend::im::{ApiBody, ApiCall, ApiReply, Im, Output as ImOutput, PushTo};
+use moorline_backend::server::{Event, GatewayId, Now, SessionId};
+use moorline_proto::message::backend::ConnUp;
+use moorline_proto::slots::{NodeId, Slot};
+use moorline_proto::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+
+const ME: NodeId = NodeId(1);
+const UNIX_MS: u64 = 1_800_000_000_000;
+
+struct OneNode {
+    im: Im<ClusterStore>,
+    cells: Cells,
+    now_ms: u64,
+    /// Transactions that are done, and whose answers get lost.
+    to_lose: u32,
+}
+
+impl OneNode {
+    /// A node that owns all slots.
+    fn start() -> Self {
+        let life = Life { node: ME, number: 1, address: "a".into(), is_stopping: false };
+        let store = ClusterStore::new(life, Layout { cells: 1 }, 0);
+        let im = Im::new(ImConfig::default(), 1, store);
+        let mut node = Self { im, cells: Cells::default(), now_ms: 0, to_lose: 0 };
+        node.pass(3000);
+        assert!(Slot::all().all(|slot| node.im.store().owns(slot)), "it is the only node");
+        node
+    }
+
+    fn now(&self) -> Now {
+        let instant = Instant::ZERO + Duration::from_millis(self.now_ms);
+        Now { instant, unix_ms: UNIX_MS + self.now_ms }
+    }
+
+    /// Lets time pass, and answers each request at once. Returns the sessions that are kicked, with the codes.
+    fn pass(&mut self, ms: u64) -> Vec<(SessionId, u32)> {
+        let mut kicks = Vec::new();
+        for _ in 0..ms {
+            self.now_ms += 1;
+            let now = self.now();
+            self.im.store_mut().handle_time(now.instant);
+            while let Some(output) = self.im.store_mut().poll_output() {
+                let Output::Cell(_, request, body) = output else { panic!("there is no other node") };
+                let reply = self.cells.perform(self.now_ms, |_| true, &body);
+                let is_lost = self.to_lose > 0 && matches!(body, CellRequest::Commit(_));
+                self.to_lose -= u32::from(is_lost);
+                let result = if is_lost { Err(UnknownOutcome) } else { Ok(reply) };
+                self.im.store_mut().handle_cell(request, result);
+            }
+            self.im.handle_committed();
+            self.im.handle_turn_end(now);
+            while let Some(output) = self.im.poll_output() {
+                match output {
+                    ImOutput::Kick { session, kick } => kicks.push((session, kick.code)),
+                    ImOutput::AnswerApi { reply, answer } => reply.give(answer),
+                    _ => {}
+                }
+            }
+        }
+        kicks
+    }
+}
+
+#[test]
+fn who_was_banned_while_the_slot_was_elsewhere_leaves_when_it_comes_back() {
+    let mut node = OneNode::start();
+    let slot = Slot::of("bob");
+    let session = SessionId::new(0, 1);
+    let login = ConnUp { uid: "bob".into(), device: "phone".into(), ..ConnUp::default() };
+    let event = Event::ConnUp { session, gateway: GatewayId::new(0), login, is_new: true };
+    let now = node.now();
+    node.im.handle(now, event);
+    assert_eq!(node.pass(100), [], "he is there");
+    for (until_s, kicks) in [(UNIX_MS / 1000, vec![]), (u64::MAX, vec![(session, 3531)])] {
+        node.cells.steal(slot, NodeId(2));
+        let bob = node.cells.users.values_mut().find(|user| *user.uid == *"bob").expect("stored");
+        bob.rule = LoginRule { banned_until_s: until_s, ..LoginRule::default() };
+        node.cells.steal(slot, ME);
+        assert_eq!(node.pass(5000), kicks, "banned until {until_s}");
+        assert!(node.im.store().owns(slot), "it is back");
+    }
+}
+
+#[test]
+fn a_push_whose_transaction_has_no_answer_is_in_each_inbox_once() {
+    let mut node = OneNode::start();
+    let users: Vec<_> = (0..5).map(|number| format!("user{number}")).collect();
+    for (lost, number) in [(0, 1), (1, 2), (1, 3)] {
+        let answer = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&answer);
+        let reply = ApiReply::new(move |answer| *place.lock().expect("one thread") = Some(answer));
+        let payload = Bytes::from(vec![number]);
+        let call = ApiCall::Push { to: PushTo::Inboxes(users.clone()), kind: 0, payload };
+        let now = node.now();
+        node.im.handle_api(now, call, reply);
+        if number == 1 {
+            node.pass(50); // the users come to be
+        }
+        node.to_lose = lost;
+        assert_eq!(node.pass(5000), []);
+        assert_eq!(node.to_lose, 0, "the transaction was done");
+        let answer = answer.lock().expect("one thread").take().expect("an answer");
+        assert!(matches!(answer.body, ApiBody::Reached(5)), "{answer:?}");
+        for account in node.cells.users.values() {
+            let got: Vec<_> = account.pushes.iter().map(|(_, push)| push.payload[0]).collect();
+            assert_eq!(got, (1..=number).collect::<Vec<u8>>(), "{}", account.uid);
+        }
+    }
+}
