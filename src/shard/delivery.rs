@@ -26,8 +26,8 @@ use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{BATCH_FRAMES_MAX, Command, Flags, Frame, Lane, encode_batch};
 use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::{self, Ack, Notify};
-use moorline_proto::message::{decode, encode};
+use moorline_proto::message::client::Ack;
+use moorline_proto::message::decode;
 use moorline_proto::time::{Duration, Instant};
 
 /// Above the memory watermark the limits of one client are divided by this.
@@ -61,7 +61,8 @@ impl Client<'_> {
     }
 
     /// Queues a push. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9]. A push whose outcome
-    /// nobody waits for is dropped long before the queue is full: it never closes a connection.
+    /// nobody waits for may fill a part of the queue only: then a NOTIFY takes its place, too, or it is dropped if it is no
+    /// message. What a NOTIFY stands for is not dropped, for nothing else would tell of it.
     fn queue(
         &mut self,
         now: Instant,
@@ -79,16 +80,16 @@ impl Client<'_> {
                 .get_or_insert_with(|| Box::new(Flight::new(settings.downlink, next_seq, trip)));
             let mut parcel = Parcel::new(push);
             let is_slow = flight.waiting_bytes() + unsent > settings.collapse_bytes_max / parts;
-            let mut notify = if is_slow { collapsed(&parcel) } else { None };
+            let is_over = parcel.is_unasked() && is_full(flight, &parcel, settings, UNASKED_PARTS * parts);
+            let notify = if is_slow || is_over { parcel.notify() } else { None };
+            if is_over && notify.is_none() && parcel.command != Command::Notify {
+                return (Queued::Dropped, 1);
+            }
             let mut dropped = 0;
-            if parcel.is_unasked() && is_full(flight, &parcel, settings, UNASKED_PARTS * parts) {
-                notify = notify.or_else(|| collapsed(&parcel));
-                if notify.is_none() || is_full(flight, &parcel, settings, parts) {
-                    return (Queued::Dropped, 1);
-                }
-            } else if is_full(flight, &parcel, settings, parts) {
-                dropped = flight.drop_unasked();
-                if is_full(flight, &parcel, settings, parts) {
+            let taken = notify.as_ref().unwrap_or(&parcel);
+            if is_full(flight, taken, settings, parts) {
+                dropped = flight.shed_unasked();
+                if is_full(flight, taken, settings, parts) {
                     return (Queued::Full, dropped);
                 }
             }
@@ -364,21 +365,6 @@ enum Queued {
     Collapsed(Option<PushRef>),
     /// The push waits; an older one whose place it took comes back.
     Waits(Option<Parcel>),
-}
-
-/// The NOTIFY that may take the place of a push: the client pulls what it misses.
-fn collapsed(push: &Parcel) -> Option<Parcel> {
-    if push.command != Command::Push || !matches!(push.lane, Lane::Group | Lane::Bulk) {
-        return None;
-    }
-    let client::Push { conversation, seq, .. } = decode(&push.body).ok()?;
-    if seq == 0 {
-        return None; // something that happened: there is no message to pull
-    }
-    let key = conversation.as_str().into();
-    let body = encode(&Notify { conversation, latest: seq, first: seq });
-    let (packed, collapse) = (None, Some(key));
-    Some(Parcel { command: Command::Notify, body, packed, collapse, is_own: true, ..push.clone() })
 }
 
 /// Reports the outcome of a push to the backend, if it asked for that.

@@ -3,6 +3,8 @@
 //! Example: a client that reads slowly is in a busy group. Its pushes wait on the lane `Group`; a message for
 //! it alone waits on `Chat`, and is sent first when an ack makes room.
 
+mod shed;
+
 use super::parcel::{PARCEL_BYTES, Parcel};
 use super::round_trip::RoundTrip;
 use crate::messages::PushRef;
@@ -10,8 +12,6 @@ use crate::snapshot::{FlightRecord, InFlightRecord, Records, Section, SnapshotEr
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
-use moorline_proto::message::client::Notify;
-use moorline_proto::message::{decode, encode};
 use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant, nanos_of};
 use moorline_proto::window::{InFlight, Window, WindowLimits};
@@ -195,12 +195,9 @@ impl Flight {
         let newer =
             self.waiting[lane].iter_mut().find(|it| it.command == Command::Notify && it.collapse == key);
         let newer = newer.expect("it has just taken the older one's place");
-        if let (Ok(new), Ok(old)) = (decode::<Notify>(&newer.body), decode::<Notify>(&older.body)) {
-            let (latest, first) = (new.latest.max(old.latest), new.first.min(old.first));
-            let longer = encode(&Notify { latest, first, ..new });
-            self.waiting_bytes = self.waiting_bytes + longer.len() - newer.body.len();
-            newer.body = longer;
-        }
+        self.waiting_bytes -= newer.body.len();
+        newer.join(&older);
+        self.waiting_bytes += newer.body.len();
         let ticket = newer.ticket.take();
         newer.ticket = older.ticket;
         newer.also = std::mem::take(&mut older.also);
@@ -217,24 +214,6 @@ impl Flight {
         let is_behind = self.waiting[..=parcel.lane as usize].iter().any(|lane| !lane.is_empty());
         let waits_for_others = parcel.may_wait() && batching.age > Duration::ZERO;
         is_behind || waits_for_others || !self.has_room(length_of(parcel), parcel.may_wait())
-    }
-
-    /// Drops waiting parcels whose outcome nobody waits for; returns their number.
-    pub(super) fn drop_unasked(&mut self) -> usize {
-        let (mut bytes, mut dropped) = (0, 0);
-        for lane in &mut self.waiting {
-            lane.retain(|parcel| {
-                let is_kept = !parcel.is_unasked();
-                if !is_kept {
-                    bytes += parcel.body.len();
-                    dropped += 1;
-                }
-                is_kept
-            });
-        }
-        self.waiting_bytes -= bytes;
-        self.waiting_frames -= dropped;
-        dropped
     }
 
     /// Gives all parcels memory of their own: they may stay for long.

@@ -8,6 +8,8 @@ use crate::snapshot::{ParcelRecord, PushRefRecord, Records, Section, SnapshotErr
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
+use moorline_proto::message::client::{self, Notify};
+use moorline_proto::message::{decode, encode};
 use moorline_proto::time::Instant;
 use std::sync::Arc;
 
@@ -101,6 +103,30 @@ impl Parcel {
             also: also.iter().copied().map(PushRef::from).collect(),
             is_own: false,
         })
+    }
+
+    /// The NOTIFY that may take the place of this PUSH: the client pulls what it misses. `None`: the push
+    /// is an event, or may not wait.
+    pub(super) fn notify(&self) -> Option<Self> {
+        if self.command != Command::Push || !self.may_wait() {
+            return None;
+        }
+        let client::Push { conversation, seq, .. } = decode(&self.body).ok()?;
+        if seq == 0 {
+            return None; // something that happened: there is no message to pull
+        }
+        let key = conversation.as_str().into();
+        let body = encode(&Notify { conversation, latest: seq, first: seq });
+        let (packed, collapse) = (None, Some(key));
+        Some(Self { command: Command::Notify, body, packed, collapse, is_own: true, ..self.clone() })
+    }
+
+    /// Makes this NOTIFY stand for the messages of another one, too.
+    pub(super) fn join(&mut self, other: &Self) {
+        if let (Ok(mine), Ok(theirs)) = (decode::<Notify>(&self.body), decode::<Notify>(&other.body)) {
+            let (latest, first) = (mine.latest.max(theirs.latest), mine.first.min(theirs.first));
+            self.body = encode(&Notify { latest, first, ..mine });
+        }
     }
 
     /// Returns whether this parcel takes the place of another one on its lane: they have the same collapse key.

@@ -84,6 +84,37 @@ fn a_live_message_that_is_too_much_becomes_a_hint() {
     assert!(world.count_of(Count::PushesCollapsed) > 20);
 }
 
+/// Nothing else would tell a client of the last message of a group: it has no outcome, and the connection stays.
+#[test]
+fn signals_make_room_for_others_and_messages_are_not_dropped() {
+    let mut world = world(|settings| settings.collapse_bytes_max = 100_000);
+    let reader = world.login("alice", "d");
+    let message = |seq: u64, size: usize| {
+        let live = client::Push {
+            conversation: "group:g".into(),
+            seq,
+            payload: vec![1; size].into(),
+            ..Default::default()
+        };
+        moorline_proto::message::encode(&live)
+    };
+    let (command, lane) = (Command::Push, Lane::Group);
+    let to = || vec![Target::Connection(reader)];
+    // Behind a full window: three messages whose outcome nobody waits for, and a signal.
+    for correlation in 0..4 {
+        world.deliver(Push { ticket: Some(ticket(correlation)), ..push(to(), Bytes::from(vec![1; 10])) });
+    }
+    for seq in 1..=3 {
+        world.deliver(Push { command, lane, ..push(to(), message(seq, 500)) });
+    }
+    world.deliver(push(to(), Bytes::from(vec![7; 500])));
+    // What the backend waits for takes the whole queue.
+    for correlation in 4..8 {
+        world.deliver(Push { ticket: Some(ticket(correlation)), ..push(to(), Bytes::from(vec![1; 2_400])) });
+    }
+    assert_eq!((world.shard.sessions(), world.count_of(Count::PushesDropped)), (1, 1), "the signal");
+}
+
 #[test]
 fn what_waits_keeps_no_block_of_a_link() {
     let mut world = world(|settings| settings.session_keep = Duration::from_secs(60));
