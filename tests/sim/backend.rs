@@ -89,7 +89,9 @@ impl Backend {
         let outstanding = [8, 64, 96][scene.index(3)].min(most);
         // Groups are small here, and of each rank.
         let ranks = ImConfig { first_rank_members: 2, second_rank_members: 4, ..ImConfig::default() };
-        let im_config = ImConfig { outstanding, ..ranks };
+        // Every other one is large enough for a room.
+        let fanout_members_max = [1, ranks.fanout_members_max][scene.index(2)];
+        let im_config = ImConfig { outstanding, fanout_members_max, ..ranks };
         let link_config = scene.faults.link_config();
         let mut backend = Self {
             host: host(&link_config, 1),

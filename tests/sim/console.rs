@@ -19,6 +19,7 @@ use moorline_proto::message::im::GroupCreateRequest;
 use moorline_proto::random::{Random, mix};
 use moorline_proto::time::Duration;
 use prost::Message;
+use std::collections::BTreeSet;
 
 /// Correlation of the request that makes the group.
 const CREATE: u64 = 1;
@@ -40,6 +41,8 @@ pub(crate) struct Console {
     news: u64,
     /// Membership of the client's only room, as this gateway believes.
     is_in_room: bool,
+    /// Rooms that the backend has put the client into by itself.
+    filled: BTreeSet<String>,
     users: Vec<String>,
 }
 
@@ -158,13 +161,27 @@ impl Console {
             }
             Kind::Bind => {
                 let bind: Bind = frame.message().expect("a Bind");
-                assert_eq!(bind.room, GROUP);
+                if bind.room != GROUP {
+                    // The one that the backend fills by itself.
+                    if bind.handles.contains(&self.life) {
+                        self.filled.insert(bind.room);
+                    } else if bind.reset {
+                        self.filled.remove(&bind.room);
+                    }
+                    return;
+                }
                 if bind.reset || bind.handles.contains(&self.life) {
                     self.is_in_room = bind.handles.contains(&self.life);
                 }
             }
             Kind::Unbind => {
                 let unbind: Unbind = frame.message().expect("an Unbind");
+                if unbind.room != GROUP {
+                    if unbind.handles.contains(&self.life) {
+                        self.filled.remove(&unbind.room);
+                    }
+                    return;
+                }
                 self.is_in_room &= !unbind.handles.contains(&self.life);
             }
             _ => {}
@@ -181,6 +198,7 @@ impl Console {
     pub(crate) fn on_backend_death(&mut self) {
         self.link = None;
         self.is_in_room = false;
+        self.filled.clear();
     }
 
     /// The system speaks to the group.
@@ -208,14 +226,22 @@ impl Console {
         if scene.fault(3) {
             self.life += 1;
             (self.link, self.is_open, self.is_in_room) = (None, false, false);
+            self.filled.clear();
             return;
         }
         if scene.fault(3) {
             self.is_in_room = false;
+            self.filled.clear();
         }
         let (members, hash, version) = (1, mix(self.life), 0);
         let room = RoomDigest { room: GROUP.into(), members, hash, version };
-        let rooms = if self.is_in_room { vec![room] } else { Vec::new() };
+        let mut rooms = if self.is_in_room { vec![room] } else { Vec::new() };
+        rooms.extend(self.filled.iter().map(|room| RoomDigest {
+            room: room.clone(),
+            members,
+            hash,
+            version,
+        }));
         self.say(Kind::Digest, 0, &Digest { rooms, ..Digest::default() });
     }
 

@@ -133,6 +133,10 @@ coverage! {
     repeated_pushes;
     /// Pushes of one payload to several devices.
     shared_pushes;
+    /// Messages that went to the room of a group.
+    group_room_pushes;
+    /// Rooms of groups that were lost.
+    group_rooms_lost;
     /// Connections that moved to another shard.
     moves;
     /// Connections that moved on because their user was not at home there.

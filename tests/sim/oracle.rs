@@ -168,6 +168,13 @@ impl Oracle {
         })
     }
 
+    /// Entries that a device has not handled.
+    pub(crate) fn missing(&self, device: &Device, ledger: &Ledger) -> Vec<(String, u64)> {
+        let lives = || self.lives.iter().filter(|life| life.device == *device);
+        let places = ledger.expected(device).map(|entry| (entry.conversation.clone(), entry.seq));
+        places.filter(|place| !lives().any(|life| life.handled.contains(place))).collect()
+    }
+
     /// Everything was drained.
     pub(crate) fn check(&self, ledger: &Ledger) {
         let mut keys = BTreeSet::new();

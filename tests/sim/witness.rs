@@ -4,7 +4,7 @@ use crate::backend::Device;
 use crate::ledger::Ledger;
 use crate::scene::Scene;
 use moorline_backend::im::Output;
-use moorline_backend::server::{Event, LinkId, PushId, ReplyTo, SessionId, Up};
+use moorline_backend::server::{Event, LinkId, PushId, ReplyTo, RoomNumber, SessionId, Up};
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Code, Req};
@@ -35,6 +35,8 @@ pub(crate) struct Witness {
     /// Pushes without an outcome.
     outstanding: BTreeSet<(PushId, SessionId)>,
     pushed: BTreeSet<(Device, String, u64)>,
+    /// Members of the rooms of groups.
+    rooms: BTreeMap<RoomNumber, BTreeSet<SessionId>>,
 }
 
 impl Witness {
@@ -45,6 +47,7 @@ impl Witness {
             askers: BTreeMap::new(),
             outstanding: BTreeSet::new(),
             pushed: BTreeSet::new(),
+            rooms: BTreeMap::new(),
         }
     }
 
@@ -53,6 +56,7 @@ impl Witness {
         self.logins.clear();
         self.askers.clear();
         self.outstanding.clear();
+        self.rooms.clear();
     }
 
     /// Hears an event on its way to `Im`. `is_overdue`: time brought it, no frame did.
@@ -82,6 +86,10 @@ impl Witness {
                     self.outstanding.remove(&(*push, *session));
                 }
                 scene.coverage.full_pushes += u64::from(is_overdue && *outcome == Outcome::Full);
+            }
+            Event::RoomLost { room } => {
+                scene.coverage.group_rooms_lost += 1;
+                self.rooms.remove(room);
             }
             Event::Up(up) => self.on_up(scene, up),
             _ => {}
@@ -129,12 +137,43 @@ impl Witness {
                 self.answered(reply);
                 return false;
             }
-            Output::Push { push, sessions, spec, body } => {
+            Output::FillRoom { room, sessions } => {
+                scene.note(|| format!("  fill {room:?} {sessions:?}"));
+                self.rooms.insert(*room, sessions.iter().copied().collect());
+                return false;
+            }
+            Output::ChangeRoom { room, enter, leave } => {
+                scene.note(|| format!("  change {room:?} {enter:?} {leave:?}"));
+                if let Some(members) = self.rooms.get_mut(room) {
+                    leave.iter().for_each(|session| _ = members.remove(session));
+                    members.extend(enter);
+                }
+                return false;
+            }
+            Output::CloseRoom { room } => {
+                scene.note(|| format!("  close {room:?}"));
+                self.rooms.remove(room);
+                return false;
+            }
+            Output::PushToRoom { room, except, spec, body, .. } => {
+                scene.coverage.group_room_pushes += 1;
+                let members = self.rooms.get(room).into_iter().flatten();
+                let members: Vec<_> = members.filter(|it| Some(**it) != *except).copied().collect();
+                scene.note(|| format!("  to room {room:?} except {except:?} {:?}", spec.command));
+                if spec.command == Command::Push {
+                    self.on_push(scene, &members, body);
+                }
+                return false;
+            }
+            Output::Push { push, sessions, room, spec, body } => {
                 if spec.command == Command::Push {
                     self.on_push(scene, sessions, body);
+                } else {
+                    scene.note(|| format!("  notify {push:?} {body:?} to {sessions:?}"));
                 }
                 // A NOTIFY in the place of a message has an outcome too.
-                if spec.want_ack {
+                // Those that follow a room are lost with its link.
+                if spec.want_ack && room.is_none() {
                     let known = sessions.iter().filter(|session| self.logins.contains_key(*session));
                     self.outstanding.extend(known.map(|session| (*push, *session)));
                 }
@@ -147,6 +186,7 @@ impl Witness {
 
     fn on_push(&mut self, scene: &mut Scene, sessions: &[SessionId], body: &bytes::Bytes) {
         let message: client::Push = decode(body).expect("a PUSH");
+        scene.note(|| format!("  push {} {} to {sessions:?}", message.conversation, message.seq));
         let stored = self.ledger.stored(&message.conversation, message.seq).map(|stored| &stored.push);
         // That the group was made is stored too, but is not a message.
         let is_said = message.happened.is_empty();

@@ -342,7 +342,11 @@ impl World {
             let core = &client.core;
             let caught_up = self.oracle.has_all(&client.device, &self.backend.witness.ledger);
             let (messages, sends) = (core.messages_open(), core.sends_open());
-            format!("{:?} {messages} messages {sends} sends caught up {caught_up}", client.device)
+            let missing = self.oracle.missing(&client.device, &self.backend.witness.ledger);
+            format!(
+                "{:?} {messages} messages {sends} sends caught up {caught_up}, missing {missing:?}",
+                client.device
+            )
         });
         let workers = self.workers.iter().map(|worker| format!("worker idle {}", worker.is_idle()));
         let lines: Vec<String> = clients.chain(workers).collect();

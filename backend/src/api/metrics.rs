@@ -120,10 +120,12 @@ fn encode_webhooks(
 
 fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
     let LinkFigures { links, unproven, encrypted, strangers, evicted, refused, .. } = figures;
+    let LinkFigures { group_rooms, group_rooms_lost, .. } = figures;
     for (name, help, value) in [
         ("links", "Links of gateways that are open.", links),
         ("links_unproven", "Links of gateways that proved nothing.", unproven),
         ("links_encrypted", "Links of gateways over TLS.", encrypted),
+        ("group_rooms", "Large groups that have a room in the gateways.", group_rooms),
     ] {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
@@ -132,6 +134,11 @@ fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Re
         ("link_strangers", "Connections to the link port that never became links.", strangers),
         ("link_evicted", "Strangers that were closed for a newer one.", evicted),
         ("link_refused", "Strangers whose HELLO or proof was refused.", refused),
+        (
+            "group_rooms_lost",
+            "Rooms of large groups that were given up: a link ended or was full.",
+            group_rooms_lost,
+        ),
     ] {
         let counter = ConstCounter::new(value);
         counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;

@@ -294,6 +294,13 @@ const KEYS: &[Key] = &[
     ),
     key(
         "im",
+        "room_idle",
+        Kind::Duration,
+        "\"10m\"",
+        "A group whose messages go into no inbox gets a room in the gateways with its second message: then each message goes once to each gateway, and not with a list of its receivers. The room ends after this time without a message. 0s: no such rooms.",
+    ),
+    key(
+        "im",
         "first_rank_members",
         Kind::Count,
         "100",

@@ -326,6 +326,10 @@ pub struct ImConfig {
     pub second_rank_members: usize,
     /// So does one whose messages would make more inbox entries than this in an hour.
     pub fanout_entries_per_hour: u64,
+    /// A group whose messages go into no inbox has a room in the gateways until it has had no message for this long; 0: there are
+    /// no such rooms.
+    #[serde(with = "units::duration")]
+    pub room_idle: Duration,
     /// Rule for writing one to one.
     pub who_may_write: WhoMayWrite,
     /// Rule for making a user a member of a group; a user may be stricter.

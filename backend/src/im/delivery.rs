@@ -42,13 +42,15 @@ impl<S: Store> Deliveries<'_, S> {
         let Some(known) = self.sessions.get_mut(session) else { return };
         if let Some(AskedPush { conversation, first, last }) = self.fanouts.asked(push) {
             if let (Outcome::Acked, Some(by)) = (outcome, known.owner()) {
+                self.fanouts.rooms.on_acked(conversation, last);
                 self.storage.write(Write::Confirm { by, conversation, seq: last }, Waiter::Nobody);
                 self.notify_next(session);
             } else if !matches!(outcome, Outcome::Queued | Outcome::Offline) {
                 // A later push of the group would confirm these messages, which the device does not have.
-                known.pending.add(conversation, first);
+                known.pending.add(conversation, self.fanouts.rooms.first_missed(conversation, first));
                 known.window.stall_until(now.instant + RETRY_AFTER);
                 self.sessions.on_stalled(session);
+                self.fanouts.rooms.note(session);
             }
             return;
         }
@@ -73,8 +75,10 @@ impl<S: Store> Deliveries<'_, S> {
             // The client is away and its session is kept: the real outcome follows.
         } else if outcome == Outcome::Offline {
             known.window.on_failed(push, Instant::FAR_FUTURE); // its next ConnUp starts over
+            self.note_place(session);
         } else if known.window.on_failed(push, now.instant + RETRY_AFTER) {
             self.sessions.on_stalled(session);
+            self.note_place(session);
         }
     }
 
@@ -120,6 +124,7 @@ impl<S: Store> Deliveries<'_, S> {
     pub(super) fn notify_planned(&mut self, id: SessionId, conversation: ConversationId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if let Some(first) = session.pending.take_before(conversation, u64::MAX) {
+            self.fanouts.rooms.note(id);
             self.notify_from(id, conversation, first);
         }
     }
@@ -160,10 +165,13 @@ impl<S: Store> Deliveries<'_, S> {
                 && let Some(session) = self.sessions.get_mut(*id)
                 && let Some(first) = session.pending.take_before(conversation, u64::MAX)
             {
+                self.fanouts.rooms.note(*id);
                 self.notify_from(*id, conversation, first);
             }
             if is_direct {
                 sessions.push(*id);
+            } else {
+                self.note_place(*id);
             }
             is_direct
         });
@@ -224,6 +232,7 @@ impl<S: Store> Deliveries<'_, S> {
 
     /// Pushes the next entries of the stream of the session's user, as far as its window has room.
     pub(super) fn pump(&mut self, id: SessionId) {
+        self.note_place(id);
         let Some(session) = self.sessions.get(id) else { return };
         let pushes_max = session.pushes_max(self.config.outstanding);
         let is_reading = session.reading.is_some();
@@ -290,6 +299,7 @@ impl<S: Store> Deliveries<'_, S> {
             && let Some(session) = self.sessions.get_mut(id)
             && let Some(first) = session.pending.take_before(*conversation, *seq)
         {
+            self.fanouts.rooms.note(id);
             self.notify_from(id, *conversation, first);
         }
         let is_own = match &entry {

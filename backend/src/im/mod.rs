@@ -23,6 +23,7 @@ mod deletion;
 mod delivery;
 mod disk_floor;
 mod fanout;
+mod group_rooms;
 mod handler;
 mod ids;
 mod logins;
@@ -147,11 +148,10 @@ impl<S: Store> Im<S> {
         let (disk_floor, sweeper) = (DiskFloor::new(config.disk_floor), Sweeper::new(&store));
         let mut im = Self {
             webhooks: Webhooks::new(&config),
-            config,
             ids: MessageIds::after(node_number, store.last_id()),
             storage: Storage::new(store),
             sessions: Sessions::default(),
-            fanouts: Fanouts::default(),
+            fanouts: Fanouts::new(config.room_idle),
             receipts: Receipts::default(),
             presences: Presences::default(),
             quotas,
@@ -166,6 +166,7 @@ impl<S: Store> Im<S> {
             suspects: Suspects::default(),
             scratch: Scratch::default(),
             out: Outputs::default(),
+            config,
         };
         for (index, login) in im.webhooks.logins().into_iter().enumerate() {
             im.storage.ask(store::Command::Login(login), Waiting::Webhook(index));
@@ -183,7 +184,9 @@ impl<S: Store> Im<S> {
             }
             Event::ConnUp { session, login, is_new, .. } => {
                 self.logins().on_conn_up(now, session, login, is_new);
+                self.deliveries().note_place(session);
             }
+            Event::RoomLost { room } => self.deliveries().on_room_lost(room),
             Event::ConnDown { session, .. } => self.logins().on_conn_down(now, session),
             Event::Tick => self.on_tick(now),
             // Sessions are announced again or end: each has an event of its own.

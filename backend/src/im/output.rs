@@ -6,7 +6,7 @@
 use super::refusal::Refused;
 use super::request::Answer;
 use super::{ApiAnswer, ApiBody, ApiReply, BUSY_RETRY_MS, WebhookCall};
-use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, SessionId};
+use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, RoomNumber, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::Rank;
@@ -71,6 +71,8 @@ pub enum Output {
         push: PushId,
         /// Receivers, at least one. [`super::Im::reuse`] takes the list back.
         sessions: Vec<SessionId>,
+        /// Room of a group: the push follows what went there.
+        room: Option<RoomNumber>,
         /// Push options.
         spec: PushSpec,
         /// Body of the push.
@@ -87,6 +89,40 @@ pub enum Output {
         spec: PushSpec,
         /// Body of the push.
         body: Bytes,
+    },
+    /// Makes sessions the members of a group's room, see [`Outbox::fill_room`].
+    FillRoom {
+        /// Number of the room.
+        room: RoomNumber,
+        /// All members.
+        sessions: Vec<SessionId>,
+    },
+    /// Puts sessions into a group's room, and takes others out.
+    ChangeRoom {
+        /// Number of the room.
+        room: RoomNumber,
+        /// New members.
+        enter: Vec<SessionId>,
+        /// Sessions that are members no more.
+        leave: Vec<SessionId>,
+    },
+    /// Sends one payload to the members of a group's room.
+    PushToRoom {
+        /// Number of the room.
+        room: RoomNumber,
+        /// Number of the push; later pushes have larger numbers.
+        push: PushId,
+        /// Member who does not get it.
+        except: Option<SessionId>,
+        /// Push options.
+        spec: PushSpec,
+        /// Body of the push.
+        body: Bytes,
+    },
+    /// Ends a group's room.
+    CloseRoom {
+        /// Number of the room.
+        room: RoomNumber,
     },
     /// Ends a login.
     Kick {
@@ -130,8 +166,8 @@ impl Output {
             Self::AnswerSub { reply, code, reason } => out.answer_sub(reply, code, &reason),
             Self::Refuse { reply, code } => out.answer(reply, code, Bytes::new()),
             Self::AnswerApi { reply, answer } => reply.give(answer),
-            Self::Push { push, sessions, spec, body } => {
-                out.push_as(push, &sessions, spec, &body);
+            Self::Push { push, sessions, room, spec, body } => {
+                out.push_as(push, &sessions, room, spec, &body);
                 return Some(sessions);
             }
             Self::PushRoom { room, from, spec, body } => {
@@ -139,6 +175,12 @@ impl Output {
                     out.push_room(&room, from, spec, &body);
                 }
             }
+            Self::FillRoom { room, sessions } => out.fill_room(room, sessions),
+            Self::ChangeRoom { room, enter, leave } => out.change_room(room, &enter, &leave),
+            Self::PushToRoom { room, push, except, spec, body } => {
+                out.push_to_room(room, push, except, spec, &body);
+            }
+            Self::CloseRoom { room } => out.close_room(room),
             Self::Kick { session, kick } => out.kick(session, kick),
             Self::EnterRoom { reply, session, room } => {
                 if out.bind(session, &room) {
@@ -287,11 +329,36 @@ impl Outputs {
 
     /// Sends one payload to some sessions.
     pub(super) fn push(&mut self, to: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
+        self.push_behind(None, to, spec, body)
+    }
+
+    /// Sends one payload to some sessions, behind what went to the room of their group.
+    pub(super) fn push_behind(
+        &mut self,
+        room: Option<RoomNumber>,
+        to: &[SessionId],
+        spec: PushSpec,
+        body: &Bytes,
+    ) -> PushId {
         self.last_push += 1;
         let push = PushId::new(self.last_push);
         let mut sessions = self.spare.pop().unwrap_or_default();
         sessions.extend_from_slice(to);
-        self.put(Output::Push { push, sessions, spec, body: body.clone() });
+        self.put(Output::Push { push, sessions, room, spec, body: body.clone() });
+        push
+    }
+
+    /// Sends one payload to a group's room.
+    pub(super) fn push_to_room(
+        &mut self,
+        room: RoomNumber,
+        except: Option<SessionId>,
+        spec: PushSpec,
+        body: Bytes,
+    ) -> PushId {
+        self.last_push += 1;
+        let push = PushId::new(self.last_push);
+        self.put(Output::PushToRoom { room, push, except, spec, body });
         push
     }
 

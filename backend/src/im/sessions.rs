@@ -15,6 +15,7 @@ use moorline_proto::time::Instant;
 use std::hash::BuildHasher as _;
 
 /// One login, as the link announced it.
+#[allow(clippy::struct_excessive_bools)] // each is a list that names the session, or does not
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
@@ -44,6 +45,8 @@ pub(super) struct Session {
     pub(super) kicked: Option<&'static Kick>,
     /// Way in which the device is pushed its next entry.
     pub(super) caution: Caution,
+    /// [`Self::is_up_to_date`] when the rooms of groups were last told of the session.
+    pub(super) was_up_to_date: bool,
     is_acked: bool,
     is_stalled: bool,
 }
@@ -83,6 +86,7 @@ impl Session {
             is_listed: false,
             kicked: None,
             caution: Caution::None,
+            was_up_to_date: false,
             is_acked: false,
             is_stalled: false,
         }
@@ -154,9 +158,12 @@ impl PendingNotifies {
         std::mem::take(&mut groups.has_more) || is_new
     }
 
-    /// Adds a group, while the inbox holds entries that come before it.
+    /// Adds a group, while the inbox holds entries that come before it. A group that is there begins no later than `first`.
     pub(super) fn add(&mut self, conversation: ConversationId, first: u64) {
-        if !self.has(conversation) {
+        let all = self.groups.iter_mut().flat_map(|groups| &mut groups.all);
+        if let Some(known) = all.into_iter().find(|known| known.conversation == conversation) {
+            known.first = known.first.min(first);
+        } else {
             let groups = self.groups.get_or_insert_default();
             groups.all.push(PendingNotify { conversation, first, is_taken: false });
             groups.has_more = true;

@@ -8,7 +8,7 @@ mod slow;
 use super::store::{Memory, Store};
 use super::{ApiCall, ApiReply, Im, Output, WebhookCall, conformance};
 use crate::config::ImConfig;
-use crate::server::{Event, GatewayId, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up};
+use crate::server::{Event, GatewayId, LinkId, Now, PushId, PushSpec, ReplyTo, RoomNumber, SessionId, Up};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::{ConnUp, Outcome};
@@ -17,7 +17,7 @@ use moorline_proto::message::{decode, encode};
 use moorline_proto::time::{Duration, Instant};
 use prost::Message;
 use slow::Slow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[test]
 fn the_memory_store_conforms() {
@@ -33,6 +33,8 @@ struct Pushed {
     session: SessionId,
     command: Command,
     want_ack: bool,
+    /// True if the push went to the room of a group.
+    is_to_room: bool,
     body: Bytes,
 }
 
@@ -54,6 +56,12 @@ struct Recorder {
     kicks: Vec<(SessionId, u32)>,
     subs: Vec<(u64, Code)>,
     rooms: BTreeSet<(SessionId, String)>,
+    /// Sessions that have ended.
+    gone: BTreeSet<SessionId>,
+    /// Members of the rooms of groups.
+    group_rooms: BTreeMap<RoomNumber, BTreeSet<SessionId>>,
+    /// Pushes to rooms of groups.
+    to_rooms: usize,
     /// Pushes to rooms.
     said: Vec<(String, PushSpec, Bytes)>,
     /// Deliveries of webhooks.
@@ -75,13 +83,19 @@ impl Recorder {
             }
             Output::Refuse { code, .. } => self.refused.push(code),
             Output::AnswerApi { reply, answer } => reply.give(answer),
-            Output::Push { push: id, sessions, spec, body } => {
+            Output::Push { push: id, sessions, room: _, spec, body } => {
                 assert!(!sessions.is_empty());
                 self.payloads += 1;
                 assert_eq!(id, PushId(self.payloads as u64), "pushes are numbered in their order");
                 let (command, want_ack) = (spec.command, spec.want_ack);
-                let pushed =
-                    |session: SessionId| Pushed { id, session, command, want_ack, body: body.clone() };
+                let pushed = |session: SessionId| Pushed {
+                    id,
+                    session,
+                    command,
+                    want_ack,
+                    is_to_room: false,
+                    body: body.clone(),
+                };
                 self.pushes.extend(sessions.into_iter().map(pushed));
             }
             Output::PushRoom { room, from, spec, body } => {
@@ -89,6 +103,30 @@ impl Recorder {
                     self.said.push((room, spec, body));
                 }
             }
+            Output::FillRoom { room, sessions } => {
+                self.group_rooms.insert(room, sessions.into_iter().collect());
+            }
+            Output::ChangeRoom { room, enter, leave } => {
+                if let Some(members) = self.group_rooms.get_mut(&room) {
+                    leave.iter().for_each(|session| _ = members.remove(session));
+                    members.extend(enter);
+                }
+            }
+            Output::PushToRoom { room, push: id, except, spec, body } => {
+                self.payloads += 1;
+                self.to_rooms += 1;
+                assert_eq!(id, PushId(self.payloads as u64), "pushes are numbered in their order");
+                let (command, want_ack) = (spec.command, spec.want_ack);
+                let members = self.group_rooms.get(&room).into_iter().flatten();
+                let members =
+                    members.filter(|session| Some(**session) != except && !self.gone.contains(session));
+                let pushed = |session: &SessionId| {
+                    let body = body.clone();
+                    Pushed { id, session: *session, command, want_ack, is_to_room: true, body }
+                };
+                self.pushes.extend(members.map(pushed));
+            }
+            Output::CloseRoom { room } => _ = self.group_rooms.remove(&room),
             Output::Kick { session, kick } => self.kicks.push((session, kick.code)),
             Output::EnterRoom { reply, session, room } => {
                 self.rooms.insert((session, room));
@@ -149,10 +187,14 @@ impl<S: Store> BenchOf<S> {
         let store = self.im.take().expect("alive").into_store();
         self.im = Some(Im::new(self.config.clone(), 3, reopen(store)));
         self.out.payloads = 0;
+        self.out.group_rooms.clear();
         self.out.calls.clear();
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::ConnDown { session, .. } = &event {
+            self.out.gone.insert(*session);
+        }
         let im = self.im.as_mut().expect("alive");
         im.handle(self.now, event);
         self.perform();

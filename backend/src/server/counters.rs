@@ -22,6 +22,8 @@ struct Cells {
     refused: AtomicU64,
     peers: AtomicU64,
     peers_lost: AtomicU64,
+    group_rooms: AtomicU64,
+    group_rooms_lost: AtomicU64,
     caps: [CapWatch; CAPS.len()],
 }
 
@@ -37,6 +39,8 @@ impl Default for Cells {
             refused: zero(),
             peers: zero(),
             peers_lost: zero(),
+            group_rooms: zero(),
+            group_rooms_lost: zero(),
             caps: CAPS.map(CapWatch::new),
         }
     }
@@ -61,6 +65,10 @@ pub struct LinkFigures {
     pub peers: u64,
     /// Messages to other nodes that were dropped.
     pub peers_lost: u64,
+    /// Rooms of large groups.
+    pub group_rooms: u64,
+    /// Rooms of large groups that were lost.
+    pub group_rooms_lost: u64,
     /// Caps, and what they limit.
     pub caps: [CapFigures; CAPS.len()],
 }
@@ -69,8 +77,19 @@ impl LinkCounters {
     /// Returns the values now.
     pub fn read(&self) -> LinkFigures {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let Cells { links, unproven, encrypted, strangers, evicted, refused, peers, peers_lost, caps } =
-            &*self.0;
+        let Cells {
+            links,
+            unproven,
+            encrypted,
+            strangers,
+            evicted,
+            refused,
+            peers,
+            peers_lost,
+            group_rooms,
+            group_rooms_lost,
+            caps,
+        } = &*self.0;
         LinkFigures {
             links: of(links),
             unproven: of(unproven),
@@ -80,6 +99,8 @@ impl LinkCounters {
             refused: of(refused),
             peers: of(peers),
             peers_lost: of(peers_lost),
+            group_rooms: of(group_rooms),
+            group_rooms_lost: of(group_rooms_lost),
             caps: caps.each_ref().map(CapWatch::figures),
         }
     }
@@ -88,6 +109,11 @@ impl LinkCounters {
         self.0.links.store(links as u64, Ordering::Relaxed);
         self.0.unproven.store(unproven as u64, Ordering::Relaxed);
         self.0.encrypted.store(encrypted as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_group_rooms(&self, open: usize, lost: u64) {
+        self.0.group_rooms.store(open as u64, Ordering::Relaxed);
+        self.0.group_rooms_lost.store(lost, Ordering::Relaxed);
     }
 
     pub(super) fn set_peers(&self, open: usize, lost: u64) {

@@ -78,6 +78,17 @@ impl PushId {
     }
 }
 
+/// Number of a group's room, chosen by the handler. A number is not used again after the room was closed or lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomNumber(pub(crate) u64);
+
+impl RoomNumber {
+    /// Creates a number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Right to answer one UP, once.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an UP without an answer holds the link's credit"]
@@ -192,6 +203,11 @@ pub enum Event {
         gateway: GatewayId,
         /// Link that ended.
         link: LinkId,
+    },
+    /// The room of a group is lost: what was pushed to it lately may not have reached its members.
+    RoomLost {
+        /// Number of the room.
+        room: RoomNumber,
     },
     /// A gateway process is gone. `ConnDown` of each of its sessions came before.
     GatewayDown {

@@ -86,11 +86,13 @@ pub struct LinkHost {
 impl LinkHost {
     /// Creates a host without links. `epoch` must be larger than that of every earlier life of `node`.
     pub fn new(config: &LinkConfig, node: String, epoch: u64) -> Self {
+        let mut out = Outbox::new(config);
+        out.group_rooms.epoch = epoch;
         Self {
             config: config.clone(),
             identity: Identity { node, epoch, store: Bytes::new() },
             secrets: Secrets::default(),
-            out: Outbox::new(config),
+            out,
             login_clock: LoginClock::default(),
             next_probe: 1,
             cluster: ClusterSide::default(),
@@ -217,6 +219,8 @@ impl LinkHost {
             matches!((&link.phase, &link.visitor.peer), (Phase::Open(_), Peer::Certificate(_)))
         };
         counters.set_links(links.open_links(), unproven, links.iter().filter(is_encrypted).count());
+        let (group_rooms, lost) = self.out.group_rooms();
+        counters.set_group_rooms(group_rooms, lost);
         let LinkConfig { links_max, gateways_max, sessions_max, rooms_max, .. } = self.config;
         counters.note_caps(
             now.instant,
@@ -254,6 +258,7 @@ impl LinkHost {
             }
         }
         routes.check(|link| links.get(link).map(|state| state.phase));
+        self.out.group_rooms.check(links);
         self.out.rooms.check(|session| routes.get(session).map(|known| known.gateway));
     }
 
@@ -261,6 +266,7 @@ impl LinkHost {
     pub(super) fn close(&mut self, now: Now, link: LinkId, end: LinkEnd) {
         let Some(phase) = self.out.links.close(link) else { return };
         self.out.rooms.on_link_down(link);
+        self.out.on_room_link_down(link);
         let mut farewell = BytesMut::new();
         if let Some(notice) = greeting::farewell(&end) {
             encode(&mut farewell, Kind::Notice, 0, 0, &notice);

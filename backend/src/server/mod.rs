@@ -30,6 +30,7 @@ mod dialling;
 mod event;
 mod frames;
 mod greeting;
+mod group_rooms;
 mod host;
 mod links;
 mod login_clock;
@@ -45,7 +46,7 @@ mod tests;
 pub(crate) mod tls;
 
 pub use counters::{LinkCounters, LinkFigures};
-pub use event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
+pub use event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, RoomNumber, SessionId, Up};
 pub use greeting::{Peer, Refusal, Visitor};
 pub use host::{LinkHost, Output};
 pub use links::LinkEnd;

@@ -3,7 +3,8 @@
 //! Example: alice and bob are on one link. `push(&[alice, bob], ..)` appends one PUSH frame with two handles to
 //! the buffer of that link, and the owner writes the buffer at the end of the turn.
 
-use super::event::{Event, GatewayId, JudgeTo, LinkId, PushId, ReplyTo, SessionId};
+use super::event::{Event, GatewayId, JudgeTo, LinkId, PushId, ReplyTo, RoomNumber, SessionId};
+use super::group_rooms::GroupRooms;
 use super::host::Output;
 use super::links::Links;
 use super::rooms::Rooms;
@@ -62,6 +63,15 @@ impl Kick {
     }
 }
 
+/// Chooses the link of a gateway for a room: the same one while the gateway's links are the same, so that pushes to the room
+/// stay in order. `None`: the gateway has no link, or its output is full.
+pub(super) fn room_link(links: &Links, gateway: GatewayId, room: &str) -> Option<LinkId> {
+    let count = links.of_gateway(gateway).count();
+    let at = usize::try_from(Pin::of(room).0).unwrap_or(0).checked_rem(count)?;
+    let (link, _) = links.of_gateway(gateway).nth(at)?;
+    (links.is_full(link) == Some(false)).then_some(link)
+}
+
 /// Number of the rank of a push on the link: that of its lane costs no bytes.
 fn told(spec: PushSpec) -> i32 {
     let of_lane = match spec.lane {
@@ -97,6 +107,7 @@ struct ReqResult {
 pub struct Outbox {
     pub(super) routes: Routes,
     pub(super) rooms: Rooms,
+    pub(super) group_rooms: GroupRooms,
     pub(super) links: Links,
     /// Outcomes that need no answer of a gateway, at most one per target of a push.
     pub(super) undelivered: VecDeque<(SessionId, PushId, Outcome)>,
@@ -110,6 +121,7 @@ impl Outbox {
         Self {
             routes: Routes::new(config.sessions_max),
             rooms: Rooms::new(config.rooms_max),
+            group_rooms: GroupRooms::default(),
             links: Links::new(config),
             undelivered: VecDeque::new(),
             next_push: 1,
@@ -171,21 +183,34 @@ impl Outbox {
     /// Sends one payload to sessions, with one frame per link.
     ///
     /// A session without a link gets the outcome OFFLINE, and one whose link has `link.output_max` unsent bytes gets
-    /// FULL. Both come as [`super::Event::Pushed`] if `want_ack` is set.
+    /// FULL. Both come as [`super::Event::Pushed`] if `want_ack` is set. FULL also comes without it for a PUSH and a NOTIFY:
+    /// nothing else would tell of the message, while an OFFLINE session is announced again or ends.
     pub fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
         let id = PushId(self.next_push);
-        self.push_as(id, sessions, spec, body);
+        self.push_as(id, sessions, None, spec, body);
         id
     }
 
-    /// [`Self::push`] for a handler that numbers its pushes itself, each larger than the one before.
-    pub fn push_as(&mut self, id: PushId, sessions: &[SessionId], spec: PushSpec, body: &Bytes) {
-        self.next_push = self.next_push.max(id.0 + 1);
+    /// [`Self::push`] for a handler that numbers its pushes itself, each larger than the one before. `room`: behind what went
+    /// to this room of a group; if that is lost, each session gets the outcome FULL, for [`super::Event::RoomLost`] tells of the
+    /// messages.
+    pub fn push_as(
+        &mut self,
+        id: PushId,
+        sessions: &[SessionId],
+        room: Option<RoomNumber>,
+        spec: PushSpec,
+        body: &Bytes,
+    ) {
+        self.skip_push(id);
+        let is_message = matches!(spec.command, Command::Push | Command::Notify);
         let mut targets = std::mem::take(&mut self.targets);
         for &session in sessions {
-            match self.reach(session) {
+            match self.reach(session, room) {
                 Ok(target) => targets.push(target),
-                Err(outcome) if spec.want_ack => self.undelivered.push_back((session, id, outcome)),
+                Err(outcome) if spec.want_ack || outcome == Outcome::Full && is_message => {
+                    self.undelivered.push_back((session, id, outcome));
+                }
                 Err(_) => {}
             }
         }
@@ -198,6 +223,11 @@ impl Outbox {
         targets.clear();
         self.targets = targets;
         self.push.body = Bytes::new();
+    }
+
+    /// Takes a number that the handler gave to a push.
+    pub(super) fn skip_push(&mut self, id: PushId) {
+        self.next_push = self.next_push.max(id.0 + 1);
     }
 
     /// Answers a SUB or UNSUB. Call [`Self::bind`] first: the gateway must know the binding before the answer.
@@ -244,22 +274,33 @@ impl Outbox {
         let except = except.and_then(|session| self.routes.get(session));
         let (of, except) = except.map_or((None, 0), |known| (Some(known.gateway), known.handle));
         for gateway in self.rooms.gateways(room) {
-            let Some(link) = self.room_link(gateway, room) else {
+            let Some(link) = room_link(&self.links, gateway, room) else {
                 self.rooms.pushes_dropped += 1;
                 continue;
             };
-            let push = backend::Push {
-                room: room.to_owned(),
-                command: spec.command.byte().into(),
-                lane: spec.lane as u32,
-                ttl_ms: spec.ttl_ms,
-                rank: told(spec),
-                body: body.clone(),
-                except: if of == Some(gateway) { except } else { 0 },
-                ..backend::Push::default()
-            };
-            self.links.put(link, Kind::Push, 0, 0, &push);
+            self.put_room_push(link, room, if of == Some(gateway) { except } else { 0 }, spec, body);
         }
+    }
+
+    pub(super) fn put_room_push(
+        &mut self,
+        link: LinkId,
+        room: &str,
+        except: u64,
+        spec: PushSpec,
+        body: &Bytes,
+    ) {
+        let push = backend::Push {
+            room: room.to_owned(),
+            command: spec.command.byte().into(),
+            lane: spec.lane as u32,
+            ttl_ms: spec.ttl_ms,
+            rank: told(spec),
+            body: body.clone(),
+            except,
+            ..backend::Push::default()
+        };
+        self.links.put(link, Kind::Push, 0, 0, &push);
     }
 
     /// Returns the dropped frames of [`Self::push_room`]: the gateway had no link, or its link's output was full.
@@ -275,15 +316,6 @@ impl Outbox {
     /// Returns the load figures that a gateway sent last.
     pub fn load(&self, gateway: GatewayId) -> Option<&Stats> {
         self.routes.gateways.get(&gateway)?.load.as_ref()
-    }
-
-    /// Chooses the link of a gateway for a room: the same one while the gateway's links are the same, so that pushes
-    /// to the room stay in order.
-    fn room_link(&self, gateway: GatewayId, room: &str) -> Option<LinkId> {
-        let links = self.links.of_gateway(gateway).count();
-        let at = usize::try_from(Pin::of(room).0).unwrap_or(0).checked_rem(links)?;
-        let (link, _) = self.links.of_gateway(gateway).nth(at)?;
-        (self.links.is_full(link) == Some(false)).then_some(link)
     }
 
     /// Sends the bindings of a session that was announced on another link, if one changed while no link spoke for it.
@@ -330,6 +362,11 @@ impl Outbox {
             (routes.link_of(known) == Some(link)).then_some(known.handle)
         };
         for (room, version, handles) in self.rooms.compare(link, &digest, handle_of) {
+            if let Some(room) = self.group_rooms.number(&room) {
+                tracing::warn!(?link, ?room, "gave a group's room up: the gateway held other members");
+                self.lose_room(room);
+                continue;
+            }
             tracing::warn!(
                 ?link,
                 members = handles.len(),
@@ -365,7 +402,7 @@ impl Outbox {
         }
     }
 
-    fn put_push(&mut self, targets: &[(LinkId, u64)], id: PushId, spec: PushSpec, body: &Bytes) {
+    pub(super) fn put_push(&mut self, targets: &[(LinkId, u64)], id: PushId, spec: PushSpec, body: &Bytes) {
         let Some((link, _)) = targets.first() else { return };
         let mut push = std::mem::take(&mut self.push);
         push.handles.clear();
@@ -381,9 +418,11 @@ impl Outbox {
     }
 
     /// Returns the link and the handle of a session, or the outcome of a push to it.
-    fn reach(&self, session: SessionId) -> Result<(LinkId, u64), Outcome> {
+    fn reach(&self, session: SessionId, room: Option<RoomNumber>) -> Result<(LinkId, u64), Outcome> {
         let known = self.routes.get(session).ok_or(Outcome::Offline)?;
-        let Some(link) = self.routes.link_of(known) else { return Err(Outcome::Offline) };
+        let chosen = room.map_or(Ok(None), |room| self.group_rooms.link_for(room, known.gateway));
+        let chosen = chosen.map_err(|_| Outcome::Full)?;
+        let Some(link) = chosen.or_else(|| self.routes.link_of(known)) else { return Err(Outcome::Offline) };
         if self.links.is_full(link).ok_or(Outcome::Offline)? {
             return Err(Outcome::Full);
         }

@@ -31,6 +31,19 @@ struct Suspect {
     version: u64,
 }
 
+/// Outcome of a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// The session is in the room since now; the version is for the gateway.
+    Now(u64),
+    /// The session was in the room.
+    Already,
+    /// The session is in as many rooms as it may be.
+    SessionFull,
+    /// There are too many rooms, or the name is too long.
+    Refused,
+}
+
 /// All rooms.
 #[derive(Debug)]
 pub(super) struct Rooms {
@@ -72,25 +85,36 @@ impl Rooms {
     /// Puts a session into a room. Returns the version for the gateway; `None`: a limit is reached. A second time changes
     /// nothing.
     pub(super) fn try_bind(&mut self, room: &str, session: SessionId, gateway: GatewayId) -> Option<u64> {
+        match self.bind(room, session, gateway) {
+            Bound::Already => self.by_name.get(room).map(|entry| entry.version),
+            Bound::Now(version) => Some(version),
+            Bound::SessionFull | Bound::Refused => None,
+        }
+    }
+
+    /// Puts a session into a room.
+    pub(super) fn bind(&mut self, room: &str, session: SessionId, gateway: GatewayId) -> Bound {
         if !(1..=ROOM_BYTES_MAX).contains(&room.len()) {
-            return None;
+            return Bound::Refused;
         }
-        if let Some(entry) = self.by_name.get(room).filter(|entry| entry.members.contains(&session)) {
-            return Some(entry.version);
+        let known = self.by_name.get_key_value(room).map(|(name, entry)| (Arc::clone(name), entry));
+        if known.as_ref().is_some_and(|(_, entry)| entry.members.contains(&session)) {
+            return Bound::Already;
         }
-        let is_full = !self.by_name.contains_key(room) && self.by_name.len() >= self.capacity;
-        let mine = self.of_session.get(&session).map_or(0, BTreeSet::len);
-        if is_full || mine >= ROOMS_PER_SESSION_MAX {
-            return None;
+        if self.of_session.get(&session).map_or(0, BTreeSet::len) >= ROOMS_PER_SESSION_MAX {
+            return Bound::SessionFull;
         }
-        let name: Arc<str> = room.into();
+        if known.is_none() && self.by_name.len() >= self.capacity {
+            return Bound::Refused;
+        }
+        let name = known.map_or_else(|| room.into(), |(name, _)| name);
         let entry = self.by_name.entry(Arc::clone(&name)).or_default();
         entry.members.insert(session);
         *entry.gateways.entry(gateway).or_default() += 1;
         self.of_session.entry(session).or_default().insert(name);
         self.last_version += 1; // the versions of a room rise even if it was empty for a time
         entry.version = self.last_version;
-        Some(entry.version)
+        Bound::Now(entry.version)
     }
 
     /// Removes a session from a room. Returns the version for the gateway; `None`: the session was not in the room.
@@ -155,6 +179,16 @@ impl Rooms {
     /// Returns the gateways with a member of the room.
     pub(super) fn gateways(&self, room: &str) -> Vec<GatewayId> {
         self.by_name.get(room).map_or_else(Vec::new, |room| room.gateways.keys().copied().collect())
+    }
+
+    /// Returns whether a room has a member on a gateway.
+    pub(super) fn is_on(&self, room: &str, gateway: GatewayId) -> bool {
+        self.by_name.get(room).is_some_and(|room| room.gateways.contains_key(&gateway))
+    }
+
+    /// Returns the members of a room, in order.
+    pub(super) fn members(&self, room: &str) -> impl Iterator<Item = SessionId> + '_ {
+        self.by_name.get(room).into_iter().flat_map(|room| room.members.iter().copied())
     }
 
     /// Adds a piece of a link's digest. Returns the whole digest after its last piece.

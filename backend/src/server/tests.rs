@@ -17,6 +17,7 @@ const SPEC: PushSpec = PushSpec { want_ack: true, ..PushSpec::new(Command::Push,
 
 mod cluster;
 mod greeting;
+mod group_rooms;
 
 struct Desk {
     host: LinkHost,

@@ -393,7 +393,7 @@ impl World {
                 self.check_refused(reply.correlation(), code);
                 ToGateway::Answer(reply.correlation(), code, Box::new(answer))
             }
-            ImOutput::Push { push, sessions, spec, body } => {
+            ImOutput::Push { push, sessions, room: _, spec, body } => {
                 assert_eq!(spec.command, Command::Push, "small conversations are pushed");
                 let barred = sessions.iter().find(|session| self.is_barred_at(node, **session));
                 assert_eq!(barred, None, "a push in spite of a ban");

@@ -99,6 +99,12 @@ pub trait Facts {
     /// Number of members.
     fn member_count(&self, conversation: ConversationId) -> usize;
 
+    /// Version of the members, which differs after each join and leave. `None`: the store tells none. Covered by
+    /// [`Need::Conversation`].
+    fn members_version(&self, _conversation: ConversationId) -> Option<u32> {
+        None
+    }
+
     /// True if only the owner and administrators speak in the group. Covered by [`Need::Conversation`].
     fn is_silent(&self, conversation: ConversationId) -> bool;
 

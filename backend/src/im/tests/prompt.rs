@@ -11,6 +11,8 @@ mod clocks;
 mod deletion;
 #[path = "exposed.rs"]
 mod exposed;
+#[path = "group_rooms.rs"]
+mod group_rooms;
 #[path = "hostile.rs"]
 mod hostile;
 #[path = "large_groups.rs"]

@@ -35,6 +35,7 @@ enum Step {
     Clear { device: usize, of: usize, back: u64 },
     Delete(usize),
     Pass,
+    LoseRoom,
     Crash,
 }
 
@@ -57,6 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (device, 0..=USERS, 0..3u64).prop_map(|(device, of, back)| Step::Clear { device, of, back }),
         1 => (0..USERS).prop_map(Step::Delete),
         2 => Just(Step::Pass),
+        1 => Just(Step::LoseRoom),
         1 => Just(Step::Crash),
     ]
 }
@@ -251,6 +253,17 @@ impl<S: Store> World<S> {
                 self.connect(device);
             }
         }
+    }
+
+    /// The link of the group's room ends: what went to the room and was not handled is lost, but what has its outcome.
+    fn lose_room(&mut self) {
+        let Some((room, _)) = self.bench.out.group_rooms.pop_first() else { return };
+        for device in &mut self.devices {
+            device.queue.retain(|pushed| !pushed.is_to_room || pushed.want_ack);
+        }
+        self.bench.event(Event::RoomLost { room });
+        self.bench.fan_out();
+        self.sort_pushes();
     }
 
     fn receivers(&self, conversation: &str) -> BTreeSet<usize> {
@@ -552,6 +565,7 @@ impl<S: Store> World<S> {
                 self.bench.pass(Duration::from_millis(400));
                 self.sort_pushes();
             }
+            Step::LoseRoom => self.lose_room(),
             Step::Crash => self.crash(),
         }
     }

@@ -282,6 +282,11 @@ impl<S: Store> Facts for Slow<S> {
         self.inner.member_count(conversation)
     }
 
+    fn members_version(&self, conversation: ConversationId) -> Option<u32> {
+        self.require_head(conversation);
+        self.inner.members_version(conversation)
+    }
+
     fn is_silent(&self, conversation: ConversationId) -> bool {
         self.require_head(conversation);
         self.inner.is_silent(conversation)

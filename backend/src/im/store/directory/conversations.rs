@@ -30,6 +30,8 @@ pub(in crate::im::store) struct Conversation {
     pub(in crate::im::store) kind: Kind,
     /// By user.
     pub(in crate::im::store) members: Vec<Member>,
+    /// Differs after each join and leave in this life of the backend.
+    pub(in crate::im::store) members_version: u32,
     /// The last seq that was given.
     pub(in crate::im::store) numbered: u64,
     /// The last seq that readers see.
@@ -78,11 +80,13 @@ impl Conversation {
     pub(super) fn insert(&mut self, member: Member) {
         if let Err(index) = self.members.binary_search_by_key(&member.user, |member| member.user) {
             self.members.insert(index, member);
+            self.members_version = self.members_version.wrapping_add(1);
         }
     }
 
     /// False: the user is not a member.
     pub(super) fn remove(&mut self, user: UserId) -> bool {
+        self.members_version = self.members_version.wrapping_add(1);
         let index = self.members.binary_search_by_key(&user, |member| member.user);
         index.map(|index| self.members.remove(index)).is_ok()
     }
@@ -261,6 +265,7 @@ impl Conversations {
         self.all.push(Conversation {
             kind,
             members: Vec::new(),
+            members_version: 0,
             numbered: began_after,
             durable: began_after,
             settings: None,

@@ -402,6 +402,10 @@ impl<E: Engine> Facts for EngineStore<E> {
         self.directory.conversations.get(conversation).members.len()
     }
 
+    fn members_version(&self, conversation: ConversationId) -> Option<u32> {
+        Some(self.directory.conversations.get(conversation).members_version)
+    }
+
     fn is_silent(&self, conversation: ConversationId) -> bool {
         self.directory.conversations.get(conversation).is_silent()
     }
