@@ -2,6 +2,8 @@
 
 use crate::gateway::{Backend, Gateway};
 use crate::raw::{Client, message_into};
+use crate::series::Series;
+use crate::until;
 use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Code, Sub};
@@ -82,4 +84,56 @@ fn one_payload_reaches_everybody_in_a_large_room_once_and_in_order() {
     members[1].until("the last", |heard| heard.pushes.len() == payloads.len() + 1);
     assert!(members[0].is_quiet_for(QUIET) && members[0].heard.pushes.len() == payloads.len());
     gateway.until_at_least("fanouts_total", 5); // in slices
+}
+
+/// A message of a large group goes once to each gateway: by name twice, then to the room of the group, also behind a hot restart.
+#[test]
+fn a_message_of_a_large_group_goes_once_to_each_gateway() {
+    let backend = Backend::start_with(&["listen=127.0.0.1:0", "im.fanout_members_max=2"]);
+    let first = Series::start(&backend, &["gateway.id=\"first\""]);
+    let second = Gateway::start(&backend, &["gateway.id=\"second\""]);
+    let mut ann = Client::login(first.gateway.listener, "ann", "d");
+    let mut others = [
+        Client::login(first.gateway.listener, "ben", "d"),
+        Client::login(second.listener, "cat", "d"),
+        Client::login(second.listener, "dan", "d"),
+    ];
+    let members = ["ben", "cat", "dan"].map(str::to_owned).to_vec();
+    let create = GroupCreateRequest { group: "tea".into(), members };
+    let mut asked = 0;
+    // The second gateway may still be telling of its logins.
+    until("the group is made", || {
+        asked += 1;
+        (ann.request(asked, "im.group.create", encode(&create)).code() == Code::Ok).then_some(())
+    });
+    let mut said = 0u8;
+    let mut say = |ann: &mut Client| {
+        said += 1;
+        let cid = ann.send(&message_into(said.into(), "group:tea", &[said]));
+        assert_eq!(ann.answer(cid).code(), Code::Ok);
+        usize::from(said)
+    };
+    let hears = |client: &mut Client, count: usize| {
+        client.until("all that was said", |heard| heard.pushes.len() >= count);
+        let expected: Vec<_> = (1..).take(count).map(|number: u8| vec![number]).collect();
+        assert_eq!(client.heard.payloads(), expected, "once, and in order");
+    };
+    let to_rooms = || [&first.gateway, &second].map(|gateway| gateway.metric("link_room_pushes_total"));
+    for _ in 0..6 {
+        let count = say(&mut ann);
+        others.iter_mut().for_each(|client| hears(client, count));
+    }
+    assert_eq!(to_rooms(), [4, 4]);
+    first.restart();
+    let count = say(&mut ann);
+    others.iter_mut().for_each(|client| hears(client, count));
+    // Who has left hears nothing of what is said later.
+    let leave = encode(&GroupRequest { conversation: "group:tea".into(), ..GroupRequest::default() });
+    assert_eq!(others[1].request(2, "im.group.leave", leave).code(), Code::Ok);
+    for _ in 0..3 {
+        let count = say(&mut ann);
+        hears(&mut others[0], count);
+        hears(&mut others[2], count);
+    }
+    assert!(others[1].is_quiet_for(QUIET) && others[1].heard.pushes.len() == 7);
 }
