@@ -266,6 +266,7 @@ fn base64_of(text: &str) -> Result<Bytes, Problem> {
 pub(super) fn message(request: &Request) -> Result<ApiCall, Problem> {
     let MessageQuestion { from, to, r#type, text, payload, key } = parse(request)?;
     let payload = decoded(Content { text, payload })?;
+    let may_repeat = key.is_some();
     let key = match key {
         Some(key) => Bytes::copy_from_slice(&key_of(&key)?),
         None => fresh_key()?,
@@ -275,7 +276,8 @@ pub(super) fn message(request: &Request) -> Result<ApiCall, Problem> {
         (None, Some(id)) => send::Target::Conversation(id),
         _ => return Err(Problem::invalid("to has exactly one of user and conversation")),
     };
-    Ok(ApiCall::Send { from, send: Send { key, target: Some(target), r#type, payload } })
+    let send = Send { key, target: Some(target), r#type, payload };
+    Ok(ApiCall::Send { from, send, may_repeat })
 }
 
 fn fresh_key() -> Result<Bytes, Problem> {

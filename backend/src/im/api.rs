@@ -49,6 +49,8 @@ pub enum ApiCall {
         from: String,
         /// The message.
         send: Send,
+        /// The caller has chosen the key, and may make the call again with it.
+        may_repeat: bool,
     },
     /// Something for devices that are online, or for the inboxes of users. It is in no conversation.
     Push {
@@ -310,8 +312,11 @@ impl<S: Store> Im<S> {
 
     pub(super) fn execute_api(&mut self, now: Now, call: ApiCall, reply: ApiReply) {
         match call {
-            ApiCall::Send { from, send } => match self.requests().asked_by_api(now, &from) {
-                Ok(asked) => self.run(None, Task::Send(asked, send, Reply::Api(reply))),
+            ApiCall::Send { from, send, may_repeat } => match self.requests().asked_by_api(now, &from) {
+                Ok(asked) => {
+                    let asked = Asked { is_repeat: may_repeat, ..asked };
+                    self.run(None, Task::Send(asked, send, Reply::Api(reply)));
+                }
                 Err(refused) => self.out.answer_api_result(reply, Err(refused)),
             },
             ApiCall::Request { user, method, payload } => match self.requests().asked_by_api(now, &user) {

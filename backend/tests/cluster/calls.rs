@@ -77,7 +77,9 @@ fn call(random: &mut Random, caller: usize, number: u64) -> ApiCall {
                 _ => (send::Target::User(user(random)), user(random)),
             };
             let payload = number.to_le_bytes().to_vec().into();
-            ApiCall::Send { from, send: Send { key: key.into(), target: Some(target), r#type: 1, payload } }
+            let send = Send { key: key.into(), target: Some(target), r#type: 1, payload };
+            // Some callers have keys and do not say so.
+            ApiCall::Send { from, send, may_repeat: !number.is_multiple_of(4) }
         }
         5 | 6 => {
             let profile = im::Profile { name: format!("shop {number}"), ..Default::default() };

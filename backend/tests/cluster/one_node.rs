@@ -6,9 +6,11 @@ use moorline_backend::cluster::cell::{CellRequest, Life, UnknownOutcome};
 use moorline_backend::cluster::store::{ClusterStore, Layout, Output};
 use moorline_backend::config::ImConfig;
 use moorline_backend::im::store::LoginRule;
-use moorline_backend::im::{ApiBody, ApiCall, ApiReply, Im, Output as ImOutput, PushTo};
+use moorline_backend::im::{ApiAnswer, ApiBody, ApiCall, ApiReply, Im, Output as ImOutput, PushTo};
 use moorline_backend::server::{Event, GatewayId, Now, SessionId};
 use moorline_proto::message::backend::ConnUp;
+use moorline_proto::message::client::{Code, Send, send};
+use moorline_proto::message::{encode, im};
 use moorline_proto::slots::{NodeId, Slot};
 use moorline_proto::time::{Duration, Instant};
 use std::sync::{Arc, Mutex};
@@ -39,6 +41,23 @@ impl OneNode {
     fn now(&self) -> Now {
         let instant = Instant::ZERO + Duration::from_millis(self.now_ms);
         Now { instant, unix_ms: UNIX_MS + self.now_ms }
+    }
+
+    /// Makes a call. Returns the place of its answer.
+    fn call(&mut self, call: ApiCall) -> Arc<Mutex<Option<ApiAnswer>>> {
+        let answer = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&answer);
+        let reply = ApiReply::new(move |answer| *place.lock().expect("one thread") = Some(answer));
+        let now = self.now();
+        self.im.handle_api(now, call, reply);
+        answer
+    }
+
+    /// Makes a call, and waits for its answer.
+    fn ask(&mut self, call: ApiCall) -> ApiAnswer {
+        let answer = self.call(call);
+        self.pass(200);
+        answer.lock().expect("one thread").take().expect("an answer")
     }
 
     /// Lets time pass, and answers each request at once. Returns the sessions that are kicked, with the codes.
@@ -95,13 +114,8 @@ fn a_push_whose_transaction_has_no_answer_is_in_each_inbox_once() {
     let mut node = OneNode::start();
     let users: Vec<_> = (0..5).map(|number| format!("user{number}")).collect();
     for (lost, number) in [(0, 1), (1, 2), (1, 3)] {
-        let answer = Arc::new(Mutex::new(None));
-        let place = Arc::clone(&answer);
-        let reply = ApiReply::new(move |answer| *place.lock().expect("one thread") = Some(answer));
         let payload = Bytes::from(vec![number]);
-        let call = ApiCall::Push { to: PushTo::Inboxes(users.clone()), kind: 0, payload };
-        let now = node.now();
-        node.im.handle_api(now, call, reply);
+        let answer = node.call(ApiCall::Push { to: PushTo::Inboxes(users.clone()), kind: 0, payload });
         if number == 1 {
             node.pass(50); // the users come to be
         }
@@ -115,4 +129,34 @@ fn a_push_whose_transaction_has_no_answer_is_in_each_inbox_once() {
             assert_eq!(got, (1..=number).collect::<Vec<u8>>(), "{}", account.uid);
         }
     }
+}
+
+#[test]
+fn a_call_that_is_repeated_with_its_key_gets_its_first_answer_whatever_has_changed() {
+    let mut node = OneNode::start();
+    let group = "group:tea".to_owned();
+    let request = |user: &str, method: &str, payload: Bytes| ApiCall::Request {
+        user: user.into(),
+        method: method.into(),
+        payload,
+    };
+    let create = im::GroupCreateRequest { group: "tea".into(), members: vec!["ann".into()] };
+    assert_eq!(node.ask(request("bob", "im.group.create", encode(&create))).code, Code::Ok);
+    let say = |from: &str, key: u8| {
+        let target = Some(send::Target::Conversation(group.clone()));
+        let send = Send { key: vec![key; 16].into(), target, r#type: 1, payload: Bytes::from_static(b"hi") };
+        ApiCall::Send { from: from.into(), send, may_repeat: true }
+    };
+    let seq = |answer: &ApiAnswer| match &answer.body {
+        ApiBody::Stored(ack) => ack.seq,
+        body => panic!("{:?} {}: {body:?}", answer.code, answer.reason),
+    };
+    let first = node.ask(say("ann", 1));
+    assert_eq!((first.code, seq(&first)), (Code::Ok, 1));
+    let leave = im::GroupRequest { conversation: group.clone(), after: String::new() };
+    assert_eq!(node.ask(request("ann", "im.group.leave", encode(&leave))).code, Code::Ok);
+    let again = node.ask(say("ann", 1));
+    assert_eq!((again.code, seq(&again)), (Code::Dup, 1));
+    assert_eq!(node.ask(say("ann", 2)).code, Code::NotMember);
+    assert_eq!(seq(&node.ask(say("bob", 3))), 2, "a repetition takes no seq");
 }

@@ -253,7 +253,15 @@ impl World {
             }
             Code::NotFound | Code::NotMember | Code::Denied | Code::Conflict => {
                 self.coverage.requests_refused += 1;
+                let method = current.method;
                 *flight = None;
+                // Who is barred may have had it done by an earlier try.
+                let requests = &mut self.gateway.devices[device].requests;
+                match method {
+                    "im.profile.set" => requests.profile = None,
+                    "im.settings.set" => requests.who_may_add = None,
+                    _ => {}
+                }
             }
             code => panic!("{}: {code:?} {}", current.method, resp.reason),
         }

@@ -51,6 +51,9 @@ pub(super) struct CallBody {
     /// Devices of a push, one for each user.
     #[prost(string, repeated, tag = "9")]
     devices: Vec<String>,
+    /// The caller of a SEND may make the call again.
+    #[prost(bool, tag = "11")]
+    may_repeat: bool,
     /// Seconds: a Unix time, or how long messages are kept.
     #[prost(uint64, optional, tag = "10")]
     seconds: Option<u64>,
@@ -80,7 +83,9 @@ pub(super) struct CalledBody {
 pub(super) fn of_call(part: u64, call: ApiCall) -> CallBody {
     let body = |kind: u32, name: String| CallBody { part, kind, name, ..CallBody::default() };
     match call {
-        ApiCall::Send { from, send } => CallBody { send: Some(send), ..body(SEND, from) },
+        ApiCall::Send { from, send, may_repeat } => {
+            CallBody { send: Some(send), may_repeat, ..body(SEND, from) }
+        }
         ApiCall::Request { user, method, payload } => {
             CallBody { second: method, payload, ..body(REQUEST, user) }
         }
@@ -121,10 +126,11 @@ pub(super) fn of_call(part: u64, call: ApiCall) -> CallBody {
 
 /// Reads a call. `None`: this version cannot read it.
 pub(super) fn call_of(body: CallBody) -> Option<ApiCall> {
-    let CallBody { part: _, kind, name, second, send, r#type, payload, uids, devices, seconds } = body;
+    let CallBody { part: _, kind, name, second, send, r#type, payload, uids, devices, seconds, may_repeat } =
+        body;
     let push = |to| ApiCall::Push { to, kind: r#type, payload: payload.clone() };
     Some(match kind {
-        SEND => ApiCall::Send { from: name, send: send? },
+        SEND => ApiCall::Send { from: name, send: send?, may_repeat },
         REQUEST => ApiCall::Request { user: name, method: second, payload },
         KICK => ApiCall::Kick { user: name, device: None },
         KICK_DEVICE => ApiCall::Kick { user: name, device: Some(second) },

@@ -235,7 +235,8 @@ fn call() -> impl Strategy<Value = ApiCall> {
         (name(), name(), bytes(), any::<u32>()).prop_map(|(from, to, payload, kind)| {
             let target = Some(client::send::Target::User(to));
             let key = Bytes::from_static(b"0123456789abcdef");
-            ApiCall::Send { from, send: client::Send { key, target, r#type: kind, payload } }
+            let send = client::Send { key, target, r#type: kind, payload };
+            ApiCall::Send { from, send, may_repeat: kind % 2 == 1 }
         }),
         (name(), name(), bytes()).prop_map(|(user, method, payload)| ApiCall::Request {
             user,
