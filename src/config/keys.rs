@@ -400,7 +400,7 @@ const OTHERS: &[Key] = &[
         "balance",
         Kind::Choice(&["least_loaded", "hash", "weighted", "cluster"]),
         "\"least_loaded\"",
-        "Rule that spreads users over endpoints. least_loaded: evenly over links, and fewer to slow ones. hash: a user goes to the same endpoint from every gateway. weighted: by backend.weights. cluster: to the node that owns the user's slot; for backends with store.cells, all of which are named in endpoints. To or from cluster takes a full restart.",
+        "Rule that spreads users over endpoints. least_loaded: evenly over links, and fewer to slow ones. hash: a user goes to the same endpoint from every gateway. weighted: by backend.weights. cluster: to the node that owns the user's slot; for backends with store.cells. One node in endpoints that answers is enough: it names the others. To or from cluster takes a full restart.",
     ),
     key(
         "backend",

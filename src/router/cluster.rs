@@ -57,10 +57,9 @@ pub(super) struct Placing<'a> {
 
 impl Placing<'_> {
     /// Takes the owners of all slots.
-    pub(super) fn on_slots(&mut self, frame: &LinkFrame) -> Result<(), Failure> {
-        let slots: backend::Slots = frame.message()?;
-        let table = SlotTable::of(&slots).ok_or(LinkError::Body(frame.kind))?;
-        let Some(cluster) = &mut self.cluster else { return Err(LinkError::Unexpected(frame.kind).into()) };
+    pub(super) fn on_slots(&mut self, slots: &backend::Slots) -> Result<(), Failure> {
+        let table = SlotTable::of(slots).ok_or(LinkError::Body(Kind::Slots))?;
+        let Some(cluster) = &mut self.cluster else { return Err(LinkError::Unexpected(Kind::Slots).into()) };
         cluster.routes.handle_slots(&table);
         self.move_slots();
         Ok(())

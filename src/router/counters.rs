@@ -93,6 +93,10 @@ counts! {
         SlotsMoved = counter "link_slots_moved";
         /// Questions to nodes for the owners of slots.
         SlotsAsked = counter "link_slots_asked";
+        /// Nodes of the cluster that the settings do not name, and that have links.
+        NodesLearned = counter "link_nodes_learned";
+        /// Nodes of the cluster that were named and have no link: there are too many.
+        NodesRefused = counter "link_nodes_refused";
         /// Announcements of slots to links begun.
         Announces = counter "announces";
         /// Logins named to backends in announcements.

@@ -55,17 +55,27 @@ struct Endpoint {
     wants_trip: bool,
 }
 
+impl Endpoint {
+    fn new(place: &link::Endpoint) -> Self {
+        let breaker = Breaker::default();
+        Self { name: name_of(place), breaker, average: 0, slowness: 0, wants_trip: false }
+    }
+}
+
 impl Endpoints {
     pub(super) fn new(places: &[link::Endpoint], links_each: usize, balance: Balance) -> Self {
-        let endpoint = |place: &link::Endpoint| Endpoint {
-            name: name_of(place),
-            breaker: Breaker::default(),
-            average: 0,
-            slowness: 0,
-            wants_trip: false,
-        };
-        let all = places.iter().map(endpoint).collect();
+        let all = places.iter().map(Endpoint::new).collect();
         Self { all, links_each, balance, next_look: Instant::ZERO }
+    }
+
+    /// Adds an endpoint behind all others.
+    pub(super) fn add(&mut self, place: &link::Endpoint) {
+        self.all.push(Endpoint::new(place));
+    }
+
+    /// Puts another endpoint into the place of one.
+    pub(super) fn replace(&mut self, at: usize, place: &link::Endpoint) {
+        self.all[at] = Endpoint::new(place);
     }
 
     const fn place(&self, link: LinkIndex) -> usize {

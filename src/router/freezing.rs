@@ -5,6 +5,7 @@
 
 use super::announce::Announcements;
 use super::counters::Count;
+use super::learned::Learning;
 use super::logins::Asked;
 use super::{Change, End, LinkIndex, Parked, Router, Slot, Up};
 use crate::snapshot::{
@@ -54,7 +55,8 @@ impl Router {
         let Self {
             settings,
             sides,
-            endpoints: _, // breakers and averages begin anew
+            endpoints: _,     // breakers and averages begin anew
+            own_endpoints: _, // the settings of the process that takes over may name others
             greetings: _,
             cluster: _, // the owners are asked for again
             ups,
@@ -149,6 +151,13 @@ impl Router {
         let (mut sockets, mut given_up, mut places) = (Vec::new(), Vec::new(), HashMap::new());
         let now = self.sides.now;
         for Thawing { record, pending, asked } in thawing {
+            // A node may have named its endpoint.
+            if self.cluster.is_some()
+                && let Some(text) =
+                    head.endpoints.get(record.index as usize / head.links_each.max(1) as usize)
+            {
+                Learning::of(self).learn_again(text);
+            }
             let socket = record.socket.ok_or_else(|| from.contradiction("a link has no socket"))?;
             let layer = record.layer.clone();
             let Some(link) = self.place_of(&record, head) else {

@@ -2,6 +2,7 @@
 //! closes its link.
 
 use super::counters::Count;
+use super::learned::Learning;
 use super::{Failure, LinkIndex, Phase, Rooms, Router};
 use bytes::Bytes;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
@@ -84,7 +85,12 @@ impl Router {
                 link.send_empty(Kind::Pong, frame.correlation);
                 Ok(())
             }
-            Kind::Slots => self.placing().on_slots(frame),
+            Kind::Slots => {
+                let slots = frame.message()?;
+                self.placing().on_slots(&slots)?;
+                Learning::of(self).learn(&slots.addresses);
+                Ok(())
+            }
             Kind::Moved => self.placing().on_moved(index, frame),
             Kind::Drain => {
                 link.state.on_drain();

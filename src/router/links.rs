@@ -180,6 +180,11 @@ impl Link {
         &self.endpoint
     }
 
+    /// Gives a link that has no connection another endpoint.
+    pub(super) fn set_endpoint(&mut self, endpoint: Endpoint) {
+        self.endpoint = endpoint;
+    }
+
     /// Notes that the link had another place in the process before. References of that process still lead to it, and its
     /// own ones have a generation that none of those has.
     pub(super) fn rename(&mut self, place: u16, now: Instant) {
@@ -409,6 +414,21 @@ impl Links {
         let links: Vec<Link> = places.map(|endpoint| Link::new(endpoint, settings, split)).collect();
         assert!(u16::try_from(links.len()).is_ok(), "a router has at most 65,535 links");
         Self(links)
+    }
+
+    /// Adds `each` closed links to an endpoint. False: a router has at most 65,535 links.
+    pub(super) fn add(
+        &mut self,
+        endpoint: &Endpoint,
+        each: usize,
+        settings: &LinkSettings,
+        split: Split,
+    ) -> bool {
+        if u16::try_from(self.0.len() + each).is_err() {
+            return false;
+        }
+        self.0.extend(std::iter::repeat_with(|| Link::new(endpoint.clone(), settings, split)).take(each));
+        true
     }
 
     /// The place of every link.

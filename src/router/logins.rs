@@ -86,6 +86,12 @@ impl Logins {
         Self { judge, waiting, asked, up_timeout, key, refusals }
     }
 
+    /// Notes that there are more links.
+    pub(super) fn add_links(&mut self, count: usize) {
+        let forget_after = self.up_timeout.saturating_mul(FORGET_TIMEOUTS);
+        self.asked.extend(std::iter::repeat_with(|| Pending::new(forget_after)).take(count));
+    }
+
     /// First number and records of the questions that a link's backend is judging.
     pub(super) fn freeze(&self, link: LinkIndex) -> (u64, impl Iterator<Item = AskedRecord>) {
         let (base, asked) = self.asked[link.index()].freeze();

@@ -29,6 +29,7 @@
 //! | `freezing` | the state written down, and read in the process that takes over |
 //! | `links`, `state`, `pending`, `confirmed`, `backoff` | a link: its buffers, phase, questions, what was read, retries |
 //! | `slots`, `endpoints`, `breaker` | which link takes which users |
+//! | `learned` | links to nodes that the settings do not name |
 //! | `cluster` | slots of a cluster, by the answers of its nodes |
 //! | `ups`, `parking`, `answers` | client frames: sent, waiting, answered |
 //! | `announce`, `outbox` | announcements; batches for shards |
@@ -48,6 +49,7 @@ mod failover;
 mod freezing;
 mod greeting;
 mod inbound;
+mod learned;
 mod links;
 mod logins;
 mod outbox;
@@ -173,6 +175,8 @@ pub struct Router {
     settings: RouterSettings,
     sides: Sides,
     endpoints: Endpoints,
+    /// Endpoints of the settings; those behind them were learned from nodes.
+    own_endpoints: usize,
     ups: Ups,
     announcements: Announcements,
     logins: Logins,
@@ -197,6 +201,7 @@ impl Router {
         let links = Links::new(&settings.endpoints, settings.links_per_endpoint, link, split);
         let capacity = link.hello.capacity;
         Self {
+            own_endpoints: settings.endpoints.len(),
             endpoints: Endpoints::new(&settings.endpoints, settings.links_per_endpoint, balance),
             ups: Ups::new(settings.parking, settings.overload, link, split),
             announcements: Announcements::default(),

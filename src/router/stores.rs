@@ -24,6 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Time after the end of the last link to a store in which only its own endpoints may bring another one. It is longer than
 /// the default of `backend.reconnect_max`, so that a backend that starts again comes first.
 const HOLD: Duration = Duration::from_secs(10);
+/// Endpoints that are remembered to have brought the store; the oldest one is forgotten.
+const OWNERS_MAX: usize = 4_096;
 /// Longest name of a backend in a message, in characters.
 const NODE_CHARS_MAX: usize = 64;
 
@@ -159,6 +161,9 @@ impl Claims {
             self.owners.clear();
         }
         if !self.owners.contains(endpoint) {
+            if self.owners.len() >= OWNERS_MAX {
+                self.owners.remove(0);
+            }
             self.owners.push(endpoint.clone());
         }
         self.holders.insert(holder);

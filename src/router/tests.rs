@@ -8,7 +8,8 @@ use moorline_proto::frame::Command;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::link::{self, Kind, LinkDecoder, LinkFrame, NONCE_BYTES};
 use moorline_proto::message::backend::{
-    Announce, ConnUp, Leave, LinkHello, Moved as MovedBody, Slots as SlotsBody, Up as UpBody, UpResult,
+    Announce, ConnUp, Leave, LinkHello, Moved as MovedBody, NodeAddress, Slots as SlotsBody, Up as UpBody,
+    UpResult,
 };
 use moorline_proto::message::client::Code;
 use moorline_proto::slots::{Moved, NodeId, Owner, SlotTable};
@@ -108,6 +109,26 @@ impl Desk {
         let mut table = SlotTable::default();
         Slot::all().for_each(|slot| _ = table.learn(slot, owner));
         self.say(index, Kind::Slots, 0, 0, &SlotsBody::from(&table));
+    }
+
+    /// A node tells these nodes that live, and nothing new of slots.
+    fn nodes(&mut self, index: LinkIndex, nodes: &[(u32, &str)]) {
+        let named = nodes
+            .iter()
+            .map(|(node, address)| NodeAddress { node: node + 1, address: (*address).to_owned() });
+        let slots = SlotsBody { addresses: named.collect(), ..SlotsBody::from(&SlotTable::default()) };
+        self.say(index, Kind::Slots, 0, 0, &slots);
+    }
+
+    /// The endpoints that are to be connected to now.
+    fn connects(&mut self) -> Vec<(LinkIndex, String)> {
+        self.router.handle_timeouts(self.now);
+        let outputs = std::iter::from_fn(|| self.router.poll_output());
+        let connects = outputs.filter_map(|output| match output {
+            Output::Connect { link, endpoint } => Some((link, endpoint.to_string())),
+            _ => None,
+        });
+        connects.collect()
     }
 
     fn moved(&mut self, index: LinkIndex, correlation: u64, owner: Owner) {
@@ -285,4 +306,51 @@ fn backends_of_another_kind_are_refused() {
     desk.router.handle_link_connected(desk.now, TWO, connected);
     desk.say(TWO, Kind::Hello, 0, 64, &plain);
     assert!(!desk.router.is_open(TWO) && desk.router.is_open(ONE));
+}
+
+#[test]
+fn nodes_that_the_settings_do_not_name_get_links_and_may_move() {
+    let three = LinkIndex(2);
+    let mut desk = Desk::new();
+    let known = [(1, "127.0.0.1:1"), (2, "127.0.0.1:2")];
+    desk.nodes(ONE, &known);
+    assert_eq!(desk.connects(), [], "the settings name both");
+    desk.nodes(ONE, &[known[0], known[1], (3, "127.0.0.1:3"), (3, "nowhere")]);
+    assert_eq!(desk.connects(), [(three, "127.0.0.1:3".to_owned())]);
+    desk.open(three, 3);
+    desk.slots(three, owner(3, 2));
+    desk.log_in();
+    desk.send(1);
+    let (frames, _) = desk.turn();
+    assert_eq!(ups(&frames, three), [(1, 1, false)]);
+    // It dies, and nobody names it: nobody tries it.
+    desk.router.handle_link_closed(desk.now, three, &Failure::Closed);
+    desk.nodes(ONE, &known);
+    desk.now += Duration::from_secs(1);
+    assert_eq!(desk.connects(), []);
+    // A node of an earlier version names nobody, which tells nothing.
+    desk.nodes(ONE, &[]);
+    assert_eq!(desk.connects(), []);
+    desk.nodes(ONE, &[known[0], known[1], (3, "127.0.0.1:33")]);
+    assert_eq!(desk.connects(), [(three, "127.0.0.1:33".to_owned())], "in its old place");
+    desk.open(three, 3);
+    let (frames, _) = desk.turn();
+    assert_eq!(
+        ups(&frames, three).iter().map(|(_, number, dup)| (*number, *dup)).collect::<Vec<_>>(),
+        [(1, true)]
+    );
+    // What the settings name another way is not linked twice.
+    desk.nodes(ONE, &[(1, "10.0.0.1:1"), known[1], (3, "127.0.0.1:33")]);
+    assert_eq!((desk.connects().len(), desk.router.links().count()), (0, 3));
+}
+
+#[test]
+fn a_cluster_that_names_too_many_nodes_gets_links_to_some() {
+    let mut desk = Desk::new();
+    let names: Vec<_> = (0..100).map(|node| format!("10.0.0.{node}:7100")).collect();
+    let nodes: Vec<_> = (10..).zip(names.iter().map(String::as_str)).collect();
+    desk.nodes(ONE, &nodes);
+    assert_eq!((desk.connects().len(), desk.router.links().count()), (64, 66));
+    let counters = desk.router.counters();
+    assert_eq!((counters[Count::NodesLearned], counters[Count::NodesRefused]), (64, 36));
 }

@@ -66,6 +66,7 @@ impl Worker {
     pub(super) fn connect(&mut self, link: LinkIndex, endpoint: &Endpoint) {
         match endpoint {
             Endpoint::Address(address) => {
+                self.dials[link.index()].host = endpoint.host(); // a node of a cluster may have moved
                 if let Err(failure) = self.try_connect(link, address) {
                     self.lose(link, &failure);
                 }

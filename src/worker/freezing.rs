@@ -83,7 +83,9 @@ impl Worker {
         take: &mut TakeSocket<'_>,
     ) -> Result<(), SnapshotError> {
         self.now = now;
-        for LinkSocket { link, socket, layer } in self.router.thaw(now, records)? {
+        let sockets = self.router.thaw(now, records)?;
+        self.make_room();
+        for LinkSocket { link, socket, layer } in sockets {
             let layer = layer.map(|record| FrozenLayer::try_from(record).and_then(Layer::thaw)).transpose();
             // A link of which the handshake was not done is not written down.
             let layer =

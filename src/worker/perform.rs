@@ -1,6 +1,7 @@
 //! The router's orders, performed on sockets and mailboxes.
 
 use super::Worker;
+use super::dial::Dial;
 use crate::messages::{DownlinkBatch, ITEMS_RUN_MAX};
 use crate::metrics::names;
 use crate::router::{Connected, Failure, LinkIndex, Load, Output};
@@ -12,6 +13,7 @@ use std::sync::PoisonError;
 impl Worker {
     /// Performs all orders of the router, in order.
     pub(super) fn perform(&mut self) {
+        self.make_room();
         // The latest batch comes last: this thread may then run its reactor.
         let (mut last, mut has_others) = (None, false);
         while let Some(output) = self.router.poll_output() {
@@ -32,6 +34,13 @@ impl Worker {
             let may_run = !has_others && batch.items.len() <= ITEMS_RUN_MAX && self.mailbox.is_empty();
             self.deliver(shard, batch, may_run);
         }
+    }
+
+    /// Has a place for the socket of each link: nodes of a cluster may have named others.
+    pub(super) fn make_room(&mut self) {
+        let links = self.router.links().count();
+        self.sockets.resize_with(links, || None);
+        self.dials.resize_with(links, Dial::default);
     }
 
     /// Frames can be exchanged: looks at the user id at the other end of a Unix socket, and has the router greet.

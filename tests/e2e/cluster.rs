@@ -3,6 +3,7 @@
 //! Every message that was acknowledged is with every device of both people, once and in order, whatever ends meanwhile.
 
 mod api;
+mod nodes;
 mod people;
 
 use crate::gateway::{Backend, Gateway};
@@ -122,16 +123,21 @@ impl Cluster {
         }
         cluster.until_owned(&[1, 2, 3]);
         for sets in of_gateways {
-            let endpoints: Vec<_> = cluster.nodes.values().map(|node| node.address.to_string()).collect();
-            let endpoints = format!("backend.endpoints={}", endpoints.join(","));
-            let pid_file = TempFile::new("");
-            let named = format!("handover.pid_file={}", pid_file.path().display());
-            let own = ["backend.balance=cluster", &endpoints, &named];
-            let gateway = Gateway::start_bare(&[&UNHURRIED[..], &own, &strs(sets)].concat());
-            gateway.until_ready();
-            cluster.gateways.push(Series::of(gateway, pid_file));
+            cluster.start_gateway(&[1, 2, 3], sets);
         }
         cluster
+    }
+
+    /// Starts a gateway that is told the addresses of these nodes.
+    fn start_gateway(&mut self, nodes: &[u16], sets: &[String]) {
+        let endpoints: Vec<_> = nodes.iter().map(|node| self.nodes[node].address.to_string()).collect();
+        let endpoints = format!("backend.endpoints={}", endpoints.join(","));
+        let pid_file = TempFile::new("");
+        let named = format!("handover.pid_file={}", pid_file.path().display());
+        let own = ["backend.balance=cluster", &endpoints, &named];
+        let gateway = Gateway::start_bare(&[&UNHURRIED[..], &own, &strs(sets)].concat());
+        gateway.until_ready();
+        self.gateways.push(Series::of(gateway, pid_file));
     }
 
     fn sets(&self, node: u16, listen: &str) -> Vec<String> {

@@ -75,7 +75,7 @@ macro_rules! round_trips {
 round_trips! {
     client { Hello Resume Welcome Ping Send SendAck Push Ack Notify Req Resp Sub Unsub SubAck Kick GoAway Throttle Close }
     backend { LinkHello ConnUp ConnDown Announce Auth AuthResult Up UpResult Push PushResult PushOutcome Bind
-        Unbind Digest RoomDigest Kick Query QueryResult Stats Drain LinkChallenge LinkProof LinkNotice Slots Moved Leave Peer }
+        Unbind Digest RoomDigest Kick Query QueryResult Stats Drain LinkChallenge LinkProof LinkNotice Slots NodeAddress Moved Leave Peer }
     im { PullRequest PullResponse VoidRange GroupCreateRequest GroupCreateResponse GroupRequest GroupResponse
         GroupChangeRequest GroupChangeResponse GroupSettings GroupInfoResponse Member Signal ConversationsRequest
         ConversationsResponse Conversation ConversationDeleteRequest ConversationDeleteResponse ReadRequest

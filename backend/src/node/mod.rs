@@ -311,10 +311,12 @@ impl Handler for NodeHandler {
         let store = self.store();
         // Without a lease this process may be a second one of its number, and must not speak in the name of the first.
         let is_held = store.members().is_held(self.now);
-        let peers = store.members().living().iter().filter(|life| is_held && life.node != self.node);
-        let peers = peers.filter_map(|life| Some((life.node, life.address.parse().ok()?)));
+        let living = store.members().living().iter().filter(|_| is_held);
+        let living = living.filter_map(|life| Some((life.node, life.address.parse().ok()?)));
+        let addresses: Vec<(NodeId, LinkAddress)> = living.collect();
+        let peers = addresses.iter().filter(|(node, _)| *node != self.node).cloned().collect();
         let (table, owned) = (store.table().clone(), store.owned().collect());
-        Some((NodeSlots { node: self.node, table, owned }, peers.collect()))
+        Some((NodeSlots { node: self.node, table, owned, addresses }, peers))
     }
 
     fn poll_peer(&mut self) -> Option<(NodeId, Bytes)> {

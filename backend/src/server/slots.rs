@@ -9,9 +9,9 @@ use super::links::Phase;
 use super::outbox::Outbox;
 use super::peers::node_name;
 use bytes::Bytes;
-use moorline_proto::link::{Kind, LinkError, LinkFrame};
-use moorline_proto::message::backend::{self, ConnUp, Leave, LinkHello, Peer, Slots};
-use moorline_proto::slots::{Moved, NodeId, Slot, SlotSet, SlotTable, node_of};
+use moorline_proto::link::{Kind, LinkAddress, LinkError, LinkFrame};
+use moorline_proto::message::backend::{self, ConnUp, Leave, LinkHello, NodeAddress, Peer, Slots};
+use moorline_proto::slots::{Moved, NodeId, Slot, SlotSet, SlotTable, node_of, number_of};
 use moorline_proto::time::{Duration, Instant};
 
 /// Time between two SLOTS that nobody has asked for.
@@ -26,6 +26,18 @@ pub struct NodeSlots {
     pub table: SlotTable,
     /// Slots that the node serves.
     pub owned: SlotSet,
+    /// Nodes that live, this one among them, and where gateways reach them.
+    pub addresses: Vec<(NodeId, LinkAddress)>,
+}
+
+impl From<&NodeSlots> for Slots {
+    fn from(slots: &NodeSlots) -> Self {
+        let named = |(node, address): &(NodeId, LinkAddress)| NodeAddress {
+            node: number_of(Some(*node)),
+            address: address.to_string(),
+        };
+        Self { addresses: slots.addresses.iter().map(named).collect(), ..Self::from(&slots.table) }
+    }
 }
 
 /// Slots, and what gateways were told of them.
@@ -35,6 +47,8 @@ pub(super) struct ClusterSide {
     slots: Option<Box<NodeSlots>>,
     /// Version of the table that gateways were told.
     told: u64,
+    /// Nodes have come, gone or moved since.
+    has_other_nodes: bool,
     /// Time before which they are told nothing.
     tell_at: Instant,
 }
@@ -47,7 +61,7 @@ impl ClusterSide {
 
     /// SLOTS as of now.
     pub(super) fn message(&self) -> Option<Slots> {
-        self.slots.as_ref().map(|slots| Slots::from(&slots.table))
+        self.slots.as_deref().map(Slots::from)
     }
 
     /// The slot of a user; the first one if the backend is not of a cluster.
@@ -62,7 +76,7 @@ impl ClusterSide {
     }
 
     fn is_behind(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| slots.table.version() != self.told)
+        self.slots.as_ref().is_some_and(|slots| self.has_other_nodes || slots.table.version() != self.told)
     }
 
     /// Time at which gateways are to be told.
@@ -72,6 +86,7 @@ impl ClusterSide {
 
     /// Takes the slots as they are now.
     pub(super) fn set(&mut self, slots: NodeSlots) {
+        self.has_other_nodes |= self.slots.as_ref().is_none_or(|known| known.addresses != slots.addresses);
         self.slots = Some(Box::new(slots));
     }
 
@@ -81,8 +96,8 @@ impl ClusterSide {
             return None;
         }
         let slots = self.slots.as_ref()?;
-        (self.told, self.tell_at) = (slots.table.version(), now + TELL_EVERY);
-        Some(Slots::from(&slots.table))
+        (self.told, self.tell_at, self.has_other_nodes) = (slots.table.version(), now + TELL_EVERY, false);
+        Some(Slots::from(&**slots))
     }
 }
 

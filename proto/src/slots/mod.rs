@@ -12,7 +12,7 @@ mod set;
 mod wire;
 
 pub use set::SlotSet;
-pub use wire::node_of;
+pub use wire::{node_of, number_of};
 
 pub use routes::{ASK_EVERY, MOVED_MAX, Moved, NodeRoutes, PAUSE, Route};
 

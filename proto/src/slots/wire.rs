@@ -5,7 +5,7 @@ use crate::message::backend;
 use core::num::TryFromIntError;
 
 /// Writes a node that may be nobody: its number, and 1 more; 0: nobody.
-fn number_of(node: Option<NodeId>) -> u32 {
+pub fn number_of(node: Option<NodeId>) -> u32 {
     node.map_or(0, |node| u32::from(node.0) + 1)
 }
 
@@ -23,6 +23,7 @@ impl From<&SlotTable> for backend::Slots {
         Self {
             nodes: owners().map(|owner| number_of(owner.node)).collect(),
             epochs: owners().map(|owner| owner.epoch).collect(),
+            addresses: alloc::vec::Vec::new(),
         }
     }
 }
@@ -30,7 +31,7 @@ impl From<&SlotTable> for backend::Slots {
 impl SlotTable {
     /// Reads SLOTS. `None`: it does not name an owner for each slot.
     pub fn of(slots: &backend::Slots) -> Option<Self> {
-        let backend::Slots { nodes, epochs } = slots;
+        let backend::Slots { nodes, epochs, addresses: _ } = slots;
         if nodes.len() != SLOTS || epochs.len() != SLOTS {
             return None;
         }
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_is_no_table_is_refused() {
-        let whole = backend::Slots { nodes: vec![1; SLOTS], epochs: vec![1; SLOTS] };
+        let whole = backend::Slots { nodes: vec![1; SLOTS], epochs: vec![1; SLOTS], addresses: vec![] };
         assert!(SlotTable::of(&whole).is_some());
         let short = backend::Slots { nodes: vec![1; SLOTS - 1], ..whole.clone() };
         let (mut no_node, mut no_epoch) = (whole.clone(), whole);

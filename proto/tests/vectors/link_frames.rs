@@ -8,8 +8,8 @@ use moorline_proto::link::{
 };
 use moorline_proto::message::backend::{
     Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, Leave, LinkChallenge, LinkHello,
-    LinkNotice, LinkProof, Moved, Notice, Outcome, Peer, Push, PushOutcome, PushResult, Query, QueryResult,
-    Rank, RoomDigest, Slots, Stats, Unbind, Up, UpResult,
+    LinkNotice, LinkProof, Moved, NodeAddress, Notice, Outcome, Peer, Push, PushOutcome, PushResult, Query,
+    QueryResult, Rank, RoomDigest, Slots, Stats, Unbind, Up, UpResult,
 };
 use moorline_proto::message::client::{Code, Platform};
 use prost::Message;
@@ -234,12 +234,15 @@ fn cluster() -> Vec<Vector> {
     let to_node = LinkHello { node: "node-1".into(), cluster_node: 0, peer: 2, ..of_node.clone() };
     let of_gateway = LinkHello { node: "g1".into(), cluster_node: 0, knows_slots: true, ..of_node.clone() };
     // The first two slots of 1,024.
-    let slots = Slots { nodes: vec![2, 0], epochs: vec![7, 0] };
+    let addresses = vec![NodeAddress { node: 2, address: "10.0.0.5:7100".into() }];
+    let slots = Slots { nodes: vec![2, 0], epochs: vec![7, 0], addresses: Vec::new() };
+    let named = Slots { addresses, ..slots.clone() };
     vec![
         typed("hello of a node", Kind::Hello, "LinkHello", 0, &of_node),
         typed("hello of a node to another one", Kind::Hello, "LinkHello", 0, &to_node),
         typed("hello of a gateway that follows slots", Kind::Hello, "LinkHello", 0, &of_gateway),
         typed("slots, cut off", Kind::Slots, "Slots", 0, &slots),
+        typed("slots, cut off, and a node's address", Kind::Slots, "Slots", 0, &named),
         typed("moved", Kind::Moved, "Moved", 9, &Moved { slot: 604, node: 3, epoch: 8 }),
         typed("leave", Kind::Leave, "Leave", 12, &Leave { slots: vec![604, 492] }),
         typed("peer", Kind::Peer, "Peer", 0, &Peer { message: Bytes::from_static(b"hi") }),

@@ -19,7 +19,7 @@ fn slots(version: u64, others: &[&str]) -> NodeSlots {
             owned.insert(slot);
         }
     }
-    NodeSlots { node: ME, table, owned }
+    NodeSlots { node: ME, table, owned, addresses: Vec::new() }
 }
 
 fn address(number: u8) -> moorline_proto::link::LinkAddress {
@@ -64,6 +64,30 @@ fn a_gateway_is_told_the_slots_with_the_hello_and_when_they_change() {
     assert!(desk.host.next_deadline() <= desk.now.instant + Duration::from_millis(100));
     desk.now.instant += Duration::from_millis(100);
     assert_eq!(told(&desk.turn_end()), Some(slots(2, &["bob"]).table));
+}
+
+#[test]
+fn a_gateway_is_told_the_addresses_of_nodes_and_when_they_change() {
+    let with = |nodes: &[u8]| {
+        let addresses = nodes.iter().map(|node| (NodeId(u16::from(*node)), address(*node))).collect();
+        NodeSlots { addresses, ..slots(1, &[]) }
+    };
+    let mut desk = desk(&[]);
+    desk.host.handle_slots(with(&[1]));
+    gateway(&mut desk);
+    let told = |frames: &[LinkFrame]| {
+        let last = frames.iter().rfind(|frame| frame.kind == Kind::Slots)?;
+        let slots: Slots = last.message().expect("Slots");
+        Some(slots.addresses.into_iter().map(|named| (named.node, named.address)).collect::<Vec<_>>())
+    };
+    let first = (2, "127.0.0.1:7100".to_owned());
+    assert_eq!(told(&desk.turn_end()), Some(vec![first.clone()]));
+    desk.now.instant += Duration::from_millis(100);
+    desk.host.handle_slots(with(&[1]));
+    assert!(desk.turn_end().is_empty(), "nothing is new");
+    // No slot has another owner, and a node has come.
+    desk.host.handle_slots(with(&[1, 2]));
+    assert_eq!(told(&desk.turn_end()), Some(vec![first, (3, "127.0.0.2:7100".to_owned())]));
 }
 
 #[test]

@@ -325,7 +325,7 @@ pub struct Drain {
     pub grace_ms: u32,
 }
 /// 19, node of a cluster to gateway: owners of all slots; gateway to node, without a body: asks for it.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Slots {
     /// of each slot: number of the node, and 1 more; 0: nobody
     #[prost(uint32, repeated, tag = "1")]
@@ -333,6 +333,19 @@ pub struct Slots {
     /// of each slot: number of take-overs
     #[prost(uint64, repeated, tag = "2")]
     pub epochs: ::prost::alloc::vec::Vec<u64>,
+    /// nodes that live; none: the node is of an earlier version, or knows none
+    #[prost(message, repeated, tag = "3")]
+    pub addresses: ::prost::alloc::vec::Vec<NodeAddress>,
+}
+/// A node of a cluster, as gateways and other nodes reach it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeAddress {
+    /// number of the node, and 1 more
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// IP:port
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
 }
 /// 1A, node of a cluster to gateway: this node does not own the slot of the user. With the correlation of an UP, it is the
 /// answer to it; with 0 it is about a login.
