@@ -41,6 +41,8 @@ pub(super) struct GroupRooms {
     by_name: HashMap<Arc<str>, RoomNumber>,
     /// Part of all names, so that no other life of the backend has used them.
     pub(super) epoch: u64,
+    /// The largest number of a room that was ever opened.
+    newest: u64,
     /// Rooms lost since the start.
     lost: u64,
 }
@@ -53,14 +55,16 @@ struct Table<'a> {
 }
 
 impl GroupRooms {
+    /// Opens a room, but no second time: gateways may hold members of one that was lost, under its name.
     fn open(&mut self, room: RoomNumber) {
-        let epoch = self.epoch;
-        self.all.entry(room).or_insert_with(|| {
-            // No conversation has a name with this beginning, so no client asks for such a room.
-            let name: Arc<str> = format!("\u{1}{epoch:x}:{:x}", room.0).into();
-            self.by_name.insert(Arc::clone(&name), room);
-            GroupRoom { name, links: BTreeMap::new(), unbound: Vec::new() }
-        });
+        if room.0 <= self.newest {
+            return;
+        }
+        self.newest = room.0;
+        // No conversation has a name with this beginning, so no client asks for such a room.
+        let name: Arc<str> = format!("\u{1}{:x}:{:x}", self.epoch, room.0).into();
+        self.by_name.insert(Arc::clone(&name), room);
+        self.all.insert(room, GroupRoom { name, links: BTreeMap::new(), unbound: Vec::new() });
     }
 
     pub(super) fn number(&self, name: &str) -> Option<RoomNumber> {
@@ -162,8 +166,8 @@ impl GroupRooms {
 }
 
 impl Outbox {
-    /// Makes `sessions` the members of a group's room, which is opened if it is not there. Sessions that have ended are passed
-    /// over.
+    /// Makes `sessions` the members of a group's room. A number that is larger than all before opens a room; one that was lost or
+    /// closed is passed over, and so are sessions that have ended.
     pub fn fill_room(&mut self, room: RoomNumber, mut sessions: Vec<SessionId>) {
         self.group_rooms.open(room);
         let Some(name) = self.group_rooms.name_of(room) else { return };
