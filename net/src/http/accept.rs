@@ -65,6 +65,7 @@ where
 {
     pub(super) fn new(
         listener: socket::Accepting,
+        spare: Option<File>,
         settings: Settings,
         handler: F,
         on_event: E,
@@ -79,7 +80,7 @@ where
             open: Vec::new(),
             pause: None,
             failures: 0,
-            spare: spare(),
+            spare,
         }
     }
 
@@ -195,7 +196,7 @@ where
 }
 
 /// Opens a descriptor that can be given up; `None`: the process has none.
-fn spare() -> Option<File> {
+pub(super) fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 

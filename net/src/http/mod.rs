@@ -231,9 +231,11 @@ impl Server {
         };
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
         let name = settings.thread;
+        // Before the owner says that it is ready: a thread that begins late would take the one of another server.
+        let spare = accept::spare();
         let run = move || {
             let tasks = LocalSet::new();
-            let accepting = accept::Accepting::new(listener, settings, handler(), on_event, taken);
+            let accepting = accept::Accepting::new(listener, spare, settings, handler(), on_event, taken);
             tasks.block_on(&runtime, accepting.run());
         };
         let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
