@@ -4,8 +4,10 @@ use crate::checker::{Tally, Verdict};
 use crate::judgement::{Judged, Judgement};
 use crate::latency::Quantiles;
 use crate::number::{count, mebibytes, millis, rate, ratio};
+use crate::observer::Observer;
 use crate::play::{Killed, Measured};
-use crate::size::Pace;
+use crate::roster::Roster;
+use crate::size::{Pace, Size};
 use crate::upgrade::{Restarted, Upgraded};
 use serde::Serialize;
 use std::fmt;
@@ -50,6 +52,15 @@ pub(crate) struct SizeFigures {
     pub(crate) groups: usize,
     pub(crate) pace: Pace,
     pub(crate) why: String,
+}
+
+impl SizeFigures {
+    /// The size of a run, with the connections over TLS at its end and the pace of its chat.
+    pub(crate) fn of(size: Size, roster: &Roster, encrypted: usize, pace: Pace) -> Self {
+        let Size { connections, rate_max: _, why } = size;
+        let (users, groups) = (roster.users.len(), roster.groups().count());
+        Self { connections, encrypted, users, groups, pace, why }
+    }
 }
 
 /// A message is one send; its deliveries are counted apart.
@@ -100,6 +111,18 @@ pub(crate) struct ClientFigures {
     pub(crate) first_drop: String,
     /// Logins that were lost because one side was too slow for the other.
     pub(crate) slow_logins: u64,
+}
+
+impl ClientFigures {
+    /// Figures that the clients have noted.
+    pub(crate) fn of(observer: &Observer) -> Self {
+        Self {
+            lag_p99_ms: observer.lag.quantiles().p99_ms,
+            dropped_logins: observer.dropped_logins,
+            first_drop: observer.first_drop.clone(),
+            slow_logins: observer.slow_logins,
+        }
+    }
 }
 
 /// Material of a report.

@@ -456,9 +456,9 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    const LIMITS: WindowLimits = WindowLimits { frames_max: 8, bytes_max: 1_000 };
+    pub(super) const LIMITS: WindowLimits = WindowLimits { frames_max: 8, bytes_max: 1_000 };
 
-    fn parcel(lane: Lane, body: &'static [u8]) -> Parcel {
+    pub(super) fn parcel(lane: Lane, body: &'static [u8]) -> Parcel {
         Parcel {
             ticket: None,
             command: Command::Push,

@@ -124,13 +124,9 @@ impl Fanouts {
         (seq, body): (u64, Bytes),
         origin: Origin,
     ) {
-        let group = self.by_group.entry(conversation).or_default();
-        if group.round.is_empty() && group.waiting.is_empty() {
-            group.rank = rank;
-            queue(&mut self.order, &mut self.last, rank).push_back(conversation);
-        }
         let messages_max =
             if self.rooms.of(conversation).is_some() { ROOM_MESSAGES_MAX } else { MESSAGES_MAX };
+        let group = self.queued(conversation, rank);
         if group.round.len() + group.waiting.len() < messages_max {
             group.waiting.push(Fanout { body: Some(body), first: seq, seq, origin });
         } else if let Some(last) = group.waiting.last_mut().filter(|last| last.body.is_none()) {
@@ -142,12 +138,18 @@ impl Fanouts {
 
     /// Begins the fan-out of a NOTIFY that stands for messages which may not have reached everybody.
     pub(super) fn notify(&mut self, conversation: ConversationId, rank: Rank, (first, seq): (u64, u64)) {
+        let group = self.queued(conversation, rank);
+        group.waiting.insert(0, Fanout { body: None, first, seq, origin: super::NOBODY });
+    }
+
+    /// Puts a group into its queue, unless it is there.
+    fn queued(&mut self, conversation: ConversationId, rank: Rank) -> &mut Group {
         let group = self.by_group.entry(conversation).or_default();
         if group.round.is_empty() && group.waiting.is_empty() {
             group.rank = rank;
             queue(&mut self.order, &mut self.last, rank).push_back(conversation);
         }
-        group.waiting.insert(0, Fanout { body: None, first, seq, origin: super::NOBODY });
+        group
     }
 
     /// True if a group could go on in another turn.

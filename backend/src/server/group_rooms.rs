@@ -5,7 +5,7 @@
 //! output is full, or the gateway holds other members than this end. The handler hears of it by [`Event::RoomLost`],
 //! pushes to sessions meanwhile, and may fill another room, whose name the gateways have never heard.
 //!
-//! What goes to single members goes over the link of the room too, if the group has one: a later message must not overtake those
+//! Pushes to single members go over the link of the room too, if the group has one: a later message must not overtake those
 //! that went to the room, for a client that knows nothing of the group begins with the first one that it gets.
 //!
 //! Example: 10,000 members are online on two gateways. A message is two PUSH frames with the name of the room, instead of frames
@@ -204,10 +204,9 @@ impl Outbox {
         let routes = &self.routes;
         known.unbound.retain(|session| routes.get(*session).is_some());
         let (name, unbound) = (Arc::clone(&known.name), known.unbound.clone());
-        let links: Vec<_> = known.links.iter().map(|(gateway, link)| (*gateway, *link)).collect();
-        let links: Vec<_> =
-            links.into_iter().filter(|(gateway, _)| self.rooms.is_on(&name, *gateway)).collect();
-        if links.iter().any(|(_, link)| self.links.is_full(*link) != Some(false)) {
+        let mut links = known.links.clone();
+        links.retain(|gateway, _| self.rooms.is_on(&name, *gateway));
+        if links.values().any(|link| self.links.is_full(*link) != Some(false)) {
             return self.lose_room(room);
         }
         let unbound: Vec<_> = unbound.into_iter().filter(|session| Some(*session) != except).collect();
@@ -219,7 +218,7 @@ impl Outbox {
                 self.rooms.members(&name).filter(|session| Some(*session) != except).collect();
             let mut targets: BTreeMap<GatewayId, Vec<(LinkId, u64)>> = BTreeMap::new();
             for known in members.into_iter().filter_map(|session| self.routes.get(session)) {
-                if let Some((_, link)) = links.iter().find(|(gateway, _)| *gateway == known.gateway) {
+                if let Some(link) = links.get(&known.gateway) {
                     targets.entry(known.gateway).or_default().push((*link, known.handle));
                 }
             }

@@ -93,6 +93,11 @@ impl Desk {
 
     /// Ends the turn; the frames that sockets which take everything have taken.
     fn turn_end(&mut self) -> Vec<LinkFrame> {
+        self.turn_end_by_link().into_iter().map(|(_, frame)| frame).collect()
+    }
+
+    /// The same, with their links.
+    fn turn_end_by_link(&mut self) -> Vec<(LinkId, LinkFrame)> {
         self.host.handle_turn_end(self.now);
         let mut frames = Vec::new();
         for output in self.drain() {
@@ -100,7 +105,8 @@ impl Desk {
             let mut wire = Bytes::copy_from_slice(self.host.unsent(link));
             self.host.handle_link_sent(self.now, link, wire.len());
             let mut decoder = LinkDecoder::new();
-            frames.extend(std::iter::from_fn(|| decoder.decode(&mut wire).expect("valid frames")));
+            let next = || decoder.decode(&mut wire).expect("valid frames").map(|frame| (link, frame));
+            frames.extend(std::iter::from_fn(next));
         }
         frames
     }

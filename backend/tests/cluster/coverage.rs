@@ -192,7 +192,7 @@ coverage! {
     barred_frames;
     /// Pushes to users who are online.
     calls_pushed;
-    /// Such pushes that devices received.
+    /// Pushes into inboxes that devices received.
     live_pushes;
     /// Parts of calls that were sent to other nodes.
     calls_forwarded;

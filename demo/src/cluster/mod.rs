@@ -59,23 +59,11 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<ClusterRep
     fleet.close(&mut fleet::Deaf);
     Ok(ClusterReport::new(Parts {
         seed,
-        size: SizeFigures {
-            connections: size.connections,
-            encrypted: measured.secure,
-            users: roster.users.len(),
-            groups: roster.groups().count(),
-            pace: measured.pace,
-            why: size.why,
-        },
+        size: SizeFigures::of(size, &roster, measured.secure, measured.pace),
         measured,
         durable: observer.durable.quantiles(),
         delivered: observer.delivered.quantiles(),
-        clients: ClientFigures {
-            lag_p99_ms: observer.lag.quantiles().p99_ms,
-            dropped_logins: observer.dropped_logins,
-            first_drop: observer.first_drop,
-            slow_logins: observer.slow_logins,
-        },
+        clients: ClientFigures::of(&observer),
         verdict: observer.checker.verdict(),
     }))
 }

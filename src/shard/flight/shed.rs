@@ -44,31 +44,14 @@ impl Flight {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{LIMITS, parcel};
     use super::*;
     use crate::messages::PushRef;
     use crate::shard::round_trip::RoundTrip;
-    use bytes::Bytes;
     use moorline_proto::frame::Lane;
     use moorline_proto::message::client;
     use moorline_proto::message::{decode, encode};
     use moorline_proto::time::Instant;
-    use moorline_proto::window::WindowLimits;
-
-    const LIMITS: WindowLimits = WindowLimits { frames_max: 8, bytes_max: 1_000 };
-
-    fn parcel(body: &'static [u8]) -> Parcel {
-        Parcel {
-            ticket: None,
-            command: Command::Push,
-            lane: Lane::Group,
-            expires_at: Instant::FAR_FUTURE,
-            body: Bytes::from_static(body),
-            packed: None,
-            collapse: None,
-            also: Vec::new(),
-            is_own: false,
-        }
-    }
 
     #[test]
     fn room_is_made_by_what_nobody_asks_about_and_messages_become_one_notify_in_their_place() {
@@ -76,10 +59,10 @@ mod tests {
         let ticket = Some(PushRef { worker: 0, link: 0, link_generation: 0, correlation: 1 });
         let message = |seq| {
             let push = client::Push { conversation: "group:g".into(), seq, ..Default::default() };
-            Parcel { body: encode(&push), ..parcel(b"") }
+            Parcel { body: encode(&push), ..parcel(Lane::Group, b"") }
         };
-        let signal = Parcel { command: Command::App(0x40), ..parcel(b"signal") };
-        let asked = Parcel { ticket, ..parcel(b"asked") };
+        let signal = Parcel { command: Command::App(0x40), ..parcel(Lane::Group, b"signal") };
+        let asked = Parcel { ticket, ..parcel(Lane::Group, b"asked") };
         for parcel in [message(7), signal, asked, message(8)] {
             flight.wait(parcel, Instant::ZERO);
         }

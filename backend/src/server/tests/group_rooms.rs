@@ -9,17 +9,7 @@ const SAID: PushSpec = PushSpec::new(Command::Push, Lane::Group);
 
 /// Frames of a turn with their links.
 fn frames(desk: &mut Desk) -> Vec<(LinkId, LinkFrame)> {
-    desk.host.handle_turn_end(desk.now);
-    let mut frames = Vec::new();
-    for output in desk.drain() {
-        let Output::Write(link) = output else { panic!("{output:?}") };
-        let mut wire = Bytes::copy_from_slice(desk.host.unsent(link));
-        desk.host.handle_link_sent(desk.now, link, wire.len());
-        let mut decoder = LinkDecoder::new();
-        while let Some(frame) = decoder.decode(&mut wire).expect("valid frames") {
-            frames.push((link, frame));
-        }
-    }
+    let frames = desk.turn_end_by_link();
     desk.host.check();
     frames
 }
