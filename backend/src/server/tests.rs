@@ -96,7 +96,7 @@ impl Desk {
         self.turn_end_by_link().into_iter().map(|(_, frame)| frame).collect()
     }
 
-    /// The same, with their links.
+    /// Frames of the turn, with their links.
     fn turn_end_by_link(&mut self) -> Vec<(LinkId, LinkFrame)> {
         self.host.handle_turn_end(self.now);
         let mut frames = Vec::new();
