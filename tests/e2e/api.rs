@@ -83,6 +83,14 @@ impl Caller {
         serde_json::from_str(&answer.body_mut().read_to_string().expect("UTF-8")).expect("JSON")
     }
 
+    /// Status and text of `/readyz`.
+    pub(crate) fn ready(&self) -> (u16, String) {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+        let request = config.build().new_agent().get(format!("http://{}/readyz", self.address()));
+        let mut answer = request.call().expect("an answer");
+        (answer.status().as_u16(), answer.body_mut().read_to_string().expect("UTF-8"))
+    }
+
     /// Status and body.
     fn post_as(&self, token: &str, path: &str, body: &str) -> (u16, Value) {
         self.try_post(token, path, body).unwrap_or_else(|error| panic!("POST {path}: {error}"))

@@ -184,11 +184,13 @@ pub(super) async fn answer(request: &Request, shared: &Shared) -> Result<Respons
     match path {
         "/healthz" if is_get => Ok(text("text/plain", "ok\n")),
         "/readyz" if is_get => {
-            if status(shared).await?.takes_writes {
-                return Ok(text("text/plain", "ok\n"));
+            let takes_writes = status(shared).await?.takes_writes;
+            let of_store = "the store takes no writes at present; the log names the cause";
+            let reason = (!takes_writes).then_some(of_store);
+            match reason.or_else(|| shared.counters.node.as_ref()?.not_ready()) {
+                None => Ok(text("text/plain", "ok\n")),
+                Some(reason) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "RETRY", reason)),
             }
-            let reason = "the store takes no writes at present; the log names the cause";
-            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "RETRY", reason))
         }
         "/metrics" if is_get => {
             Ok(text(metrics::CONTENT_TYPE, metrics::page(&status(shared).await?, &shared.counters)))

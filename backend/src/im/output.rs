@@ -5,6 +5,7 @@
 
 use super::refusal::Refused;
 use super::request::Answer;
+use super::tasks::Task;
 use super::{ApiAnswer, ApiBody, ApiReply, BUSY_RETRY_MS, WebhookCall};
 use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, RoomNumber, SessionId};
 use bytes::Bytes;
@@ -274,6 +275,20 @@ impl Outputs {
     pub(super) fn refuse(&mut self, reply: Reply, refused: Refused) {
         self.refused += 1;
         self.answer(reply, Err(refused));
+    }
+
+    /// Refuses what a client asks for.
+    pub(super) fn refuse_task(&mut self, task: Task, refused: Refused) {
+        match task {
+            Task::Send(_, _, reply) | Task::LateSend(_, _, reply) => self.refuse_send(reply, refused),
+            Task::Request(_, _, reply) => self.refuse(reply, refused),
+            Task::Enter(_, _, reply) => {
+                let (code, reason) = refused;
+                self.put(Output::AnswerSub { reply, code, reason });
+            }
+            Task::Admitted(task) => self.refuse_task(*task, refused),
+            _ => {} // nobody waits for an answer
+        }
     }
 
     /// Answers a request whose read is done.

@@ -3,10 +3,12 @@
 //! alice sends `hi`: her draft becomes a [`Write`] with a [`Waiter`] for the answer; at the end of the turn
 //! [`Storage::commit`] submits the batch, and [`Open`] keeps the waiters under the ticket of the batch.
 
+use super::output::Reply;
+use super::request::Then;
 use super::tasks::Task;
 use super::waiting::{Open, Waiter, Waiting};
 use super::{BATCH_WRITES_MAX, BATCHES_AT_ONCE};
-use crate::im::store::{self, Batch, Read, Store, Ticket, Write};
+use crate::im::store::{self, Batch, Origin, Read, Store, Ticket, Write};
 use crate::server::SessionId;
 
 /// A store and its open questions.
@@ -30,6 +32,26 @@ impl<S: Store> Storage<S> {
     pub(super) fn write(&mut self, write: Write, waiter: Waiter) {
         self.writes.push(write);
         self.waiters.push(waiter);
+    }
+
+    /// Takes the writes of these authors out of the batch of this turn. Returns the places of their answers.
+    pub(super) fn withdraw(&mut self, is_out: impl Fn(Origin) -> bool) -> Vec<(Reply, Then)> {
+        let is_of = |waiter: &Waiter| match waiter {
+            Waiter::Request(_, origin, _) | Waiter::Invited(origin) => is_out(*origin),
+            _ => false,
+        };
+        let mut withdrawn = Vec::new();
+        if self.waiters.iter().any(is_of) {
+            let writes = std::mem::take(&mut self.writes).into_iter();
+            for (write, waiter) in writes.zip(std::mem::take(&mut self.waiters)) {
+                match waiter {
+                    Waiter::Request(reply, origin, then) if is_out(origin) => withdrawn.push((reply, then)),
+                    Waiter::Invited(origin) if is_out(origin) => {}
+                    waiter => self.write(write, waiter),
+                }
+            }
+        }
+        withdrawn
     }
 
     /// Asks the store for something that a completion answers.

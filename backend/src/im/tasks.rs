@@ -8,7 +8,7 @@ use super::deletion::DELETED;
 use super::names::Names;
 use super::newcomers;
 use super::output::Reply;
-use super::refusal::refused;
+use super::refusal::{NO_SESSION, refused};
 use super::request::{REMOVED, Request, SIGNED_OUT, Then};
 use super::room;
 use super::send;
@@ -90,6 +90,19 @@ pub(super) enum Task {
 }
 
 impl Task {
+    /// Session of the author. `None`: the server API asks, or nobody does.
+    fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Send(asked, ..)
+            | Self::LateSend(asked, ..)
+            | Self::Request(asked, ..)
+            | Self::Signal(asked, _)
+            | Self::Enter(asked, ..) => asked.session,
+            Self::Admitted(task) => task.session(),
+            _ => None,
+        }
+    }
+
     /// Names the facts that the execution will read.
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
@@ -136,8 +149,12 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// Executes a task whose facts are readable, unless its author has to wait.
+    /// Executes a task whose facts are readable, unless its author has to wait, or its login has ended meanwhile.
     fn execute(&mut self, task: Task) {
+        let session = task.session().and_then(|session| self.sessions.get(session));
+        if session.is_some_and(|session| session.kicked.is_some()) {
+            return self.out.refuse_task(task, NO_SESSION);
+        }
         let mut admission = Admission {
             config: &self.config,
             facts: &self.storage.store,
@@ -199,6 +216,21 @@ impl<S: Store> Im<S> {
         }
     }
 
+    /// Refuses writes of this turn whose authors' logins have ended: the store has not seen them.
+    fn withdraw(&mut self, user: UserId) {
+        let sessions = &self.sessions;
+        let is_out = |origin: Origin| {
+            let is_theirs = origin.0 == user && !rules::is_operator(origin.1);
+            is_theirs && !sessions.of(user).any(|it| it.owner() == Some(origin))
+        };
+        for (reply, then) in self.storage.withdraw(is_out) {
+            match then {
+                Then::Sent => self.out.refuse_send(reply, NO_SESSION),
+                _ => self.out.refuse(reply, NO_SESSION),
+            }
+        }
+    }
+
     fn on_completion(&mut self, ticket: Ticket, completion: Completion) {
         if let Completion::Arrived(arrived) = completion {
             for (user, device) in &arrived.removed {
@@ -208,6 +240,7 @@ impl<S: Store> Im<S> {
             }
             for (user, rule) in &arrived.ruled {
                 self.logins().end_denied(*user, *rule);
+                self.withdraw(*user);
             }
             return self.deliveries().on_arrived(&arrived);
         }

@@ -19,6 +19,8 @@ pub(crate) struct Tick {
     pub(crate) slots: u64,
     pub(crate) nodes: u64,
     pub(crate) has_lease: bool,
+    /// Another process has the lease of this node's number.
+    pub(crate) has_twin: bool,
     pub(crate) status: ClusterStatus,
     pub(crate) calls: CallStatus,
 }
@@ -26,6 +28,17 @@ pub(crate) struct Tick {
 impl NodeFigures {
     pub(crate) fn set(&self, tick: Tick) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = tick;
+    }
+
+    /// Returns why this node cannot serve anybody. `None`: it has its lease.
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        match self.last() {
+            Tick { has_lease: true, .. } => None,
+            Tick { has_twin: true, .. } => {
+                Some("another process has the lease of this `node_number`; give each node its own")
+            }
+            _ => Some("this node has no lease: the first cell of `store.cells` does not renew it"),
+        }
     }
 
     /// Values that go up and down: name, help, value.

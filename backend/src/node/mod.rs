@@ -200,6 +200,7 @@ impl NodeHandler {
             slots,
             nodes,
             has_lease: store.members().is_held(self.now),
+            has_twin: store.members().twin().is_some(),
             status: store.status(),
             calls: self.calls.status(),
         });
@@ -291,7 +292,12 @@ impl Handler for NodeHandler {
                 self.calls.handle_call(self.inner.im().store(), now.instant, call, reply);
                 self.perform_calls(now, out);
             }
-            message => self.inner.handle_message(now, message, out),
+            message => {
+                if matches!(message, BackendMessage::Api(ApiCall::Status, _)) {
+                    self.publish(); // a process that stood still has lost its lease since the last tick
+                }
+                self.inner.handle_message(now, message, out);
+            }
         }
     }
 

@@ -68,8 +68,6 @@ pub(crate) struct Device {
     pub(crate) slot: Slot,
     /// Node and session. `None`: it is to be announced.
     session: Option<(usize, SessionId)>,
-    /// Epoch of the slot at which its owner took the session. `None`: the node that took it was not the owner.
-    epoch: Option<u64>,
     announce_ms: u64,
     generation: u32,
     waiting: BTreeMap<String, VecDeque<(u64, u64)>>,
@@ -126,7 +124,6 @@ impl Gateway {
                     uid,
                     name: format!("device{device}"),
                     session: None,
-                    epoch: None,
                     announce_ms: 0,
                     generation: 0,
                     waiting,
@@ -306,9 +303,6 @@ impl World {
                 let (uid, name) = (it.uid.clone(), it.name.clone());
                 let login_version = u64::from(it.generation);
                 let login = ConnUp { uid, device: name, login_version, ..Default::default() };
-                let owner = self.cells.owner(it.slot);
-                let is_owner = owner.node == Some(self.nodes[node].id);
-                self.gateway.devices[device].epoch = is_owner.then_some(owner.epoch);
                 let gateway = GatewayId::new(0);
                 let event = LinkEvent::ConnUp { session, gateway, login, is_new: true };
                 self.input(node, |im, now| im.handle(now, event));
@@ -348,7 +342,7 @@ impl World {
         (correlation, dup): (u64, bool),
         (command, body): (Command, Bytes),
     ) {
-        if self.is_barred(session) {
+        if self.is_barred_at(node, session) {
             self.coverage.barred_frames += 1;
             let uid = self.gateway.devices[session.slot()].uid.clone();
             self.gateway.to_refuse.insert(correlation, uid);
@@ -358,21 +352,15 @@ impl World {
         self.input(node, |im, now| im.handle(now, LinkEvent::Up(up)));
     }
 
-    /// True for a session that the owner of its user's slot took in this epoch, if its user may not log in.
-    fn is_barred(&self, session: SessionId) -> bool {
-        let it = &self.gateway.devices[session.slot()];
-        let is_current = it.session.is_some_and(|(_, current)| current == session);
-        is_current
-            && it.epoch == Some(self.cells.owner(it.slot).epoch)
-            && self.callers.barred.contains(&it.uid)
-    }
-
     /// True for a session of a user who may not log in, at the node that has the slot now, since whenever.
     fn is_barred_at(&self, node: usize, session: SessionId) -> bool {
         let it = &self.gateway.devices[session.slot()];
-        let is_owner = self.cells.owner(it.slot).node == Some(self.nodes[node].id);
-        let is_ready = self.nodes[node].store().is_some_and(|store| store.owns(it.slot));
-        is_owner && is_ready && it.session == Some((node, session)) && self.callers.barred.contains(&it.uid)
+        let owner = self.cells.owner(it.slot);
+        let is_owner = owner.node == Some(self.nodes[node].id);
+        let is_served = self.nodes[node]
+            .store()
+            .is_some_and(|store| store.owns(it.slot) && store.table().owner(it.slot) == owner);
+        is_owner && is_served && it.session == Some((node, session)) && self.callers.barred.contains(&it.uid)
     }
 
     /// Sees that a frame which was to be refused was not answered otherwise.
@@ -404,7 +392,7 @@ impl World {
                 ToGateway::AnswerReq(reply.correlation(), code, Box::new(answer))
             }
             ImOutput::Kick { session, .. } => {
-                self.coverage.barred_kicks += u64::from(self.is_barred(session));
+                self.coverage.barred_kicks += u64::from(self.is_barred_at(node, session));
                 ToGateway::Kick(session)
             }
             ImOutput::LeaveRoom { .. } => return, // nobody is in a room

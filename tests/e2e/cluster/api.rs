@@ -24,7 +24,7 @@ const BANNED: u32 = 3531;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Three nodes with the server API, and its token's file. `None`: PostgreSQL is not installed, which is told.
-fn start(test: &str, of_gateway: &[&str]) -> Option<(Cluster, TempFile)> {
+pub(super) fn start(test: &str, of_gateway: &[&str]) -> Option<(Cluster, TempFile)> {
     let token = TempFile::new(TOKEN);
     let file = format!("api.token_file=\"{}\"", token.path().display());
     let cluster = Cluster::start_all_with(test, &["api.listen=127.0.0.1:0", &file], of_gateway)?;
@@ -38,7 +38,7 @@ fn start(test: &str, of_gateway: &[&str]) -> Option<(Cluster, TempFile)> {
 }
 
 /// A caller of these nodes in turn.
-fn caller(cluster: &Cluster, nodes: &[u16]) -> Caller {
+pub(super) fn caller(cluster: &Cluster, nodes: &[u16]) -> Caller {
     Caller::new(nodes.iter().map(|node| address_in(&cluster.lines[node])).collect())
 }
 

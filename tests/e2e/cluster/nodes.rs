@@ -1,6 +1,11 @@
-//! A gateway that is told one node of three: it learns the others from the nodes themselves.
+//! Nodes that come and go: a gateway that is told one node of three, and a node without a lease.
 
+use super::api::{caller, start as start_with_api};
 use super::{check, people, start, stored, write};
+use crate::api::{Caller, address_in};
+use crate::gateway::Backend;
+use crate::process::program;
+use crate::until;
 
 #[test]
 fn one_node_in_the_settings_is_enough_and_may_die_and_come_back_elsewhere() {
@@ -30,4 +35,34 @@ fn one_node_in_the_settings_is_enough_and_may_die_and_come_back_elsewhere() {
     }
     all.extend(stored(write(&people, 5)));
     check(&mut people, &all);
+}
+
+#[test]
+fn a_node_is_ready_only_while_it_holds_its_lease_and_says_why_not() {
+    let test = "a_node_is_ready_only_while_it_holds_its_lease_and_says_why_not";
+    let Some((mut cluster, _token)) = start_with_api(test, &[]) else { return };
+    let (first, second) = (caller(&cluster, &[1]), caller(&cluster, &[2]));
+    assert_eq!((first.ready().0, second.ready().0), (200, 200));
+    let arguments = [vec!["backend".to_owned()], cluster.sets(2, "127.0.0.1:0")].concat();
+    let (backend, line) = Backend::of_command(program(&arguments));
+    let twin = Caller::new(vec![address_in(&line)]);
+    // From the first answer on.
+    let (status, text) = twin.ready();
+    assert_eq!(status, 503, "{text}");
+    until("the reason", || {
+        let (status, text) = twin.ready();
+        assert_eq!(status, 503, "{text}");
+        text.contains("another process has the lease of this `node_number`").then_some(())
+    });
+    assert_eq!(second.ready().0, 200, "the first process with the number has the lease");
+    cluster.nodes.remove(&2).expect("it runs").kill();
+    until("the lease of the dead process", || (twin.ready().0 == 200).then_some(()));
+    cluster.servers[0].kill();
+    for node in [&first, &twin] {
+        until("the end of the lease", || {
+            let (status, text) = node.ready();
+            (status == 503 && text.contains("this node has no lease: the first cell")).then_some(())
+        });
+    }
+    drop(backend);
 }

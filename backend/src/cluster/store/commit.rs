@@ -44,6 +44,7 @@ impl ClusterStore {
                 Wanted::Pair(id, uids.into_iter().flatten().collect())
             }),
         };
+        let wanted = wanted.filter(|_| self.judge_author((sender, device)).is_ok());
         let Some(wanted) = wanted else { return self.answer(Asker::Here(place), Err(Refusal::Moved), &[]) };
         let slot = wanted.slot();
         let (origin, body) = ((sender, device), body.freeze());
@@ -218,6 +219,10 @@ impl Outcomes<'_> {
                     self.store.done.push_back((ticket, denied));
                 }
                 Done::Ruled(user, rule) => self.on_ruled(user, rule, applied),
+                Done::Woken(user, rule) => {
+                    let rule = rule.map(|rule| self.of_now(rule));
+                    self.store.woken.push((user, rule));
+                }
                 Done::Removed((user, device)) => {
                     // It may have logged in again before the removal was due.
                     if !applied.lost.contains(&slot_of(user.number())) {
@@ -248,10 +253,15 @@ impl Outcomes<'_> {
     /// Has sessions of a user end that a rule denies now.
     fn on_ruled(&mut self, user: UserId, rule: LoginRule, applied: &Applied) {
         if !applied.lost.contains(&slot_of(user.number())) {
-            let is_over = rule.banned_until_s <= self.store.now_ms / 1000;
-            let banned_until_s = if is_over { 0 } else { rule.banned_until_s };
-            self.store.arrived.ruled.push((user, LoginRule { banned_until_s, ..rule }));
+            self.store.arrived.ruled.push((user, self.of_now(rule)));
         }
+    }
+
+    /// A rule without a ban that is over.
+    const fn of_now(&self, rule: LoginRule) -> LoginRule {
+        let is_over = rule.banned_until_s <= self.store.now_ms / 1000;
+        let banned_until_s = if is_over { 0 } else { rule.banned_until_s };
+        LoginRule { banned_until_s, ..rule }
     }
 
     /// Takes what the fence and the keys say of a message.

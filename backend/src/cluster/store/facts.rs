@@ -7,9 +7,9 @@ use super::reads::{PageAsk, Reading};
 use super::{ClusterStore, Op, Place};
 use crate::cluster::cell::slot_of;
 use crate::im::store::{
-    Backlog, Command, Completion, ConversationId, Counts, DeviceInfo, Facts, GroupSettings, Login, Member,
-    Outcome, Read, ReadSet, Recall, Refusal, Relation, Store, SweepNeed, Swept, Ticket, UserId, WhoMayAdd,
-    Write,
+    Arrived, Backlog, Command, Completion, ConversationId, Counts, DeviceInfo, Facts, GroupSettings, Login,
+    Member, Outcome, Read, ReadSet, Recall, Refusal, Relation, Store, SweepNeed, Swept, Ticket, UserId,
+    WhoMayAdd, Write,
 };
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
@@ -139,6 +139,11 @@ impl Store for ClusterStore {
     }
 
     fn poll(&mut self) -> Option<(Ticket, Completion)> {
+        // Who is barred leaves before anything that waits for the store is done.
+        let ruled = self.take_barred();
+        if !ruled.is_empty() {
+            return Some((Ticket::UNASKED, Completion::Arrived(Arrived { ruled, ..Arrived::default() })));
+        }
         if let Some(done) = self.done.pop_front() {
             return Some(done);
         }

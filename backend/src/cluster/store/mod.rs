@@ -41,7 +41,7 @@ use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, Life, Request
 use super::members::Members;
 use crate::config::ImConfig;
 use crate::im::store::rules::{self, Rules};
-use crate::im::store::{Arrived, Completion, ConversationId, Refusal, Ticket, UserId};
+use crate::im::store::{Arrived, Completion, ConversationId, LoginRule, Refusal, Ticket, UserId};
 use crate::im::{ApiAnswer, ApiCall};
 use batches::{Batches, Place};
 use bytes::Bytes;
@@ -241,6 +241,8 @@ pub struct ClusterStore {
     active: Active,
     /// Sessions of users who have logged in here.
     online: HashMap<UserId, u32>,
+    /// Users who were read, with rules that their sessions here have not met.
+    woken: Vec<(UserId, Option<LoginRule>)>,
     /// Slots that are being given away.
     leaving: BTreeSet<Slot>,
     lanes: BTreeMap<CellId, InFlight>,
@@ -286,6 +288,7 @@ impl ClusterStore {
             away: BTreeSet::new(),
             active: Active::default(),
             online: HashMap::new(),
+            woken: Vec::new(),
             leaving: BTreeSet::new(),
             lanes: BTreeMap::new(),
             known: KnownFacts::default(),
@@ -387,7 +390,7 @@ impl ClusterStore {
 
     /// True if the slot of a user is this node's: its frames are taken. If not, the answer is MOVED with [`Self::table`].
     pub fn owns(&self, slot: Slot) -> bool {
-        self.slots.get(&slot).is_some_and(|owned| owned.is_ready)
+        self.slots.get(&slot).is_some_and(OwnedSlot::is_served)
     }
 
     /// Gives the store the name of the cluster, which gateways and nodes compare.
@@ -398,7 +401,7 @@ impl ClusterStore {
 
     /// Slots whose frames are taken: see [`Self::owns`].
     pub fn owned(&self) -> impl Iterator<Item = Slot> {
-        self.slots.iter().filter(|(_, owned)| owned.is_ready).map(|(slot, _)| *slot)
+        self.slots.iter().filter(|(_, owned)| owned.is_served()).map(|(slot, _)| *slot)
     }
 
     /// The nodes that live, and the lease of this one.

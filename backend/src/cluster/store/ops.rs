@@ -117,8 +117,10 @@ pub(super) enum Done {
     LoggedIn(Ticket, LoggedIn),
     /// A login that the rule of its user denies.
     Denied(Ticket, UserId, LoginDenied),
-    /// The rule for logins of a user, which sessions that are here may not have met.
+    /// The new rule for logins of a user.
     Ruled(UserId, LoginRule),
+    /// A user with sessions here was read, and the rule that these may not have met.
+    Woken(UserId, Option<LoginRule>),
     Backlog(Ticket, Backlog),
     /// The end of a device.
     Removed(Origin),
@@ -310,10 +312,10 @@ impl<'a> Build<'a> {
             }
             Op::Push(push) => self.push_to(slot, push),
             Op::Wake(user) => {
-                // The read has told what was stored; who was banned elsewhere is to leave.
+                // The read has told what was stored; who was banned elsewhere is to leave before anybody is served.
                 let known = self.slots.get(&slot).and_then(|owned| owned.users.get(user));
                 let rule = known.map(|user| user.rule).filter(|rule| *rule != LoginRule::default());
-                self.done.extend(rule.map(|rule| Done::Ruled(*user, rule)));
+                self.done.push(Done::Woken(*user, rule));
             }
         }
         true

@@ -5,10 +5,10 @@
 
 use super::commit::Outcomes;
 use super::reads::{Reading, StreamRead};
-use super::{CellId, ClusterStore, Op, Output, OwnedSlot, PeerMessage};
+use super::{CellId, ClusterStore, Output, OwnedSlot, PeerMessage};
 use crate::cluster::cell::{CellReply, CellRequest, CellResult, Load, RequestId, SlotHead, slot_of};
 use crate::cluster::owners::{self, Step};
-use crate::im::store::Ticket;
+use crate::im::store::{API_DEVICE, LoginRule, Origin, Refusal, Ticket, UserId};
 use moorline_proto::slots::{NodeId, Owner, Slot};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,7 +59,7 @@ impl ClusterStore {
         match (self.slots.get(&slot), self.table.owner(slot).node) {
             (Some(owned), _) => {
                 let is_known = owned.since.is_some_and(|since| since + SESSIONS_WAIT <= self.now);
-                let can_do = owned.is_ready && (is_known || !is_of_sessions);
+                let can_do = owned.is_served() && (is_known || !is_of_sessions);
                 if can_do && is_answering { Home::Here } else { Home::Nowhere }
             }
             (None, Some(node)) if self.members.others().any(|other| other == node) => Home::At(node),
@@ -88,6 +88,30 @@ impl ClusterStore {
         let Some(owned) = self.slots.remove(&slot) else { return };
         self.revision += 1;
         owned.queue.iter().for_each(|op| self.refuse(op));
+    }
+
+    /// Takes the rules of users who were read, for the sessions that are here. Once nothing is left, the slots of these
+    /// users are served.
+    pub(super) fn take_barred(&mut self) -> Vec<(UserId, LoginRule)> {
+        let ruled: Vec<_> =
+            self.woken.iter_mut().filter_map(|(user, rule)| Some((*user, rule.take()?))).collect();
+        if !ruled.is_empty() {
+            return ruled;
+        }
+        for (user, _) in std::mem::take(&mut self.woken) {
+            let owned = self.slots.get_mut(&slot_of(user.number()));
+            if owned.is_some_and(|owned| owned.waking.remove(&user) && owned.waking.is_empty()) {
+                self.revision += 1;
+            }
+        }
+        ruled
+    }
+
+    /// Judges whether the author of a write may be heard here: nobody else's word on the author counts while the
+    /// slot is another node's, or was for a moment.
+    pub(super) fn judge_author(&self, (user, device): Origin) -> Result<(), Refusal> {
+        let is_served = device == API_DEVICE || self.owns(slot_of(user.number()));
+        if is_served { Ok(()) } else { Err(Refusal::Moved) }
     }
 
     /// Takes the result of a request.
@@ -126,8 +150,10 @@ impl ClusterStore {
         let owner = self.table.owner(slot);
         let is_mine = owner.node == Some(self.me);
         let Some(owned) = self.slots.get(&slot) else { return };
+        // What came back from another node is claimed anew, but not by a node that is to end.
+        let is_kept = is_mine && !self.members.is_stopping();
         // A slot that is being claimed is judged by the answer to the claim.
-        if owner.epoch > owned.epoch && !is_mine && !owned.is_claiming {
+        if owner.epoch > owned.epoch && !is_kept && !owned.is_claiming {
             self.drop_slot(slot);
         }
     }
@@ -213,9 +239,15 @@ impl ClusterStore {
             }
         }
         // Sessions of this node stay while a slot is elsewhere for a moment: they are told what was stored there.
-        let online = self.online.keys().copied().filter(|user| begun.contains(&slot_of(user.number())));
-        for user in online.collect::<Vec<_>>() {
-            self.push(slot_of(user.number()), Op::Wake(user));
+        let mut online = BTreeMap::<Slot, Vec<_>>::new();
+        for (user, slot) in self.online.keys().map(|user| (*user, slot_of(user.number()))) {
+            if begun.contains(&slot) {
+                online.entry(slot).or_default().push(user);
+            }
+        }
+        for (slot, mut users) in online {
+            users.sort_unstable();
+            self.slots.get_mut(&slot).into_iter().for_each(|owned| owned.wake(users.iter().copied()));
         }
         for (slot, owner) in refused {
             self.learn(slot, owner);

@@ -345,6 +345,9 @@ impl Asking<'_> {
     }
 
     fn question_of(&self, write: Write) -> Result<Question, Refusal> {
+        if let Some(author) = write.author() {
+            self.store.judge_author(author)?;
+        }
         Ok(match write {
             Write::CreateGroup { name, creator, members, event } => {
                 let members: Vec<_> = members.into_iter().chain([creator.0]).collect();

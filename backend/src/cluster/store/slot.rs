@@ -125,6 +125,9 @@ pub(super) struct OwnedSlot {
     forgotten: u64,
     /// The head is read, and the memory below is right.
     pub(super) is_ready: bool,
+    /// Users with sessions here who were not read since the take-over: nobody in the slot is served before that, for
+    /// one of them may have been banned elsewhere.
+    pub(super) waking: HashSet<UserId>,
     /// A claim is under way.
     pub(super) is_claiming: bool,
     /// Reads for the queue are under way.
@@ -155,6 +158,19 @@ pub(super) struct OwnedSlot {
 }
 
 impl OwnedSlot {
+    /// True if frames and calls of the slot's users are taken.
+    pub(super) fn is_served(&self) -> bool {
+        self.is_ready && self.waking.is_empty()
+    }
+
+    /// Has users who have sessions here read before anything else.
+    pub(super) fn wake(&mut self, users: impl Iterator<Item = UserId>) {
+        for user in users {
+            self.waking.insert(user);
+            self.queue.push_front(Op::Wake(user));
+        }
+    }
+
     /// Forgets everything but the queue: it is read again at the next epoch.
     pub(super) fn forget(&mut self) {
         let (queue, epoch) = (std::mem::take(&mut self.queue), self.epoch);

@@ -347,6 +347,24 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// Author, with the device, of a write that names one.
+    pub(crate) const fn author(&self) -> Option<Origin> {
+        match self {
+            Self::CreateGroup { creator: by, .. }
+            | Self::Invite { by, .. }
+            | Self::ChangeGroup { by, .. }
+            | Self::Read { by, .. }
+            | Self::Dissolve { by, .. }
+            | Self::Clear { by, .. }
+            | Self::Relate { by, .. }
+            | Self::Confirm { by, .. } => Some(*by),
+            Self::Append(draft) | Self::Recall(Recall { draft, .. }) => Some((draft.sender, draft.device)),
+            _ => None,
+        }
+    }
+}
+
 /// Clocks of a sweep.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sweep {
