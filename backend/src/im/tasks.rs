@@ -216,21 +216,6 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// Refuses writes of this turn whose authors' logins have ended: the store has not seen them.
-    fn withdraw(&mut self, user: UserId) {
-        let sessions = &self.sessions;
-        let is_out = |origin: Origin| {
-            let is_theirs = origin.0 == user && !rules::is_operator(origin.1);
-            is_theirs && !sessions.of(user).any(|it| it.owner() == Some(origin))
-        };
-        for (reply, then) in self.storage.withdraw(is_out) {
-            match then {
-                Then::Sent => self.out.refuse_send(reply, NO_SESSION),
-                _ => self.out.refuse(reply, NO_SESSION),
-            }
-        }
-    }
-
     fn on_completion(&mut self, ticket: Ticket, completion: Completion) {
         if let Completion::Arrived(arrived) = completion {
             for (user, device) in &arrived.removed {
@@ -240,7 +225,7 @@ impl<S: Store> Im<S> {
             }
             for (user, rule) in &arrived.ruled {
                 self.logins().end_denied(*user, *rule);
-                self.withdraw(*user);
+                withdraw(self, *user);
             }
             return self.deliveries().on_arrived(&arrived);
         }
@@ -406,6 +391,21 @@ impl<S: Store> Im<S> {
                 }
             }
             Then::Sent | Then::Recalled(_) | Then::Created(_) => unreachable!("another kind of outcome"),
+        }
+    }
+}
+
+/// Refuses writes of this turn whose authors' logins have ended: the store has not seen them.
+fn withdraw<S: Store>(im: &mut Im<S>, user: UserId) {
+    let sessions = &im.sessions;
+    let is_out = |origin: Origin| {
+        let is_theirs = origin.0 == user && !rules::is_operator(origin.1);
+        is_theirs && !sessions.of(user).any(|it| it.owner() == Some(origin))
+    };
+    for (reply, then) in im.storage.withdraw(is_out) {
+        match then {
+            Then::Sent => im.out.refuse_send(reply, NO_SESSION),
+            _ => im.out.refuse(reply, NO_SESSION),
         }
     }
 }

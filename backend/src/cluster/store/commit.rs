@@ -3,7 +3,7 @@
 use super::questions::{Answered, Asking, Kind};
 use super::slot::Conversation;
 use super::{
-    AppendedAt, Asker, CONFIRMED_WAIT, CellId, ClusterStore, Done, InFlight, Op, Output, OwnedSlot,
+    AppendedAt, Asker, CONFIRMED_WAIT, CellId, ClusterStore, Done, InFlight, Op, Output, OwnedSlot, Owning,
     PEER_WAIT, PeerMessage, Place, Wanted,
 };
 use crate::cluster::cell::{
@@ -175,7 +175,7 @@ impl Outcomes<'_> {
             self.store.slots.get(slot).is_some_and(|owned| owned.is_ready && owned.epoch == *epoch)
         });
         let claims: Vec<_> = fences.copied().collect();
-        self.store.claim(&claims);
+        Owning { store: self.store }.claim(&claims);
     }
 
     /// Does what follows a durable transaction, or operations that needed none.

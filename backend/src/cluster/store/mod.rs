@@ -51,7 +51,7 @@ use known::KnownFacts;
 use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
 use moorline_proto::time::{Duration, Instant};
 use ops::{Asker, Build, Done, Op};
-use ownership::Pending;
+use ownership::{Owning, Pending};
 use questions::{Asking, Kind};
 use reads::{Reading, Reads};
 use slot::{OwnedSlot, QUEUE_MAX, ROWS_MAX, SLOT_ROWS_MIN};
@@ -328,13 +328,13 @@ impl ClusterStore {
     pub fn handle_time(&mut self, now: Instant) {
         self.now = now;
         if self.members.try_renew(now) {
-            self.renew();
+            Owning { store: self }.renew();
         }
         if !self.members.is_held(now) && !self.slots.is_empty() {
-            self.end_lease();
+            Owning { store: self }.end_lease();
         }
         if self.members.is_stopping() {
-            self.plan();
+            Owning { store: self }.plan();
         }
         let due = self.appends.iter().filter(|(_, (_, until))| *until <= now).map(|(request, _)| *request);
         for request in due.collect::<Vec<_>>() {
@@ -376,8 +376,8 @@ impl ClusterStore {
             PeerMessage::Stopping => self.members.handle_stopping(from),
             PeerMessage::Call(..) | PeerMessage::Called(..) => {} // the driver gives them to `Calls`
             PeerMessage::Given(owners) => {
-                owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
-                self.plan();
+                owners.into_iter().for_each(|(slot, owner)| Owning { store: self }.learn(slot, owner));
+                Owning { store: self }.plan();
             }
         }
         self.work();
@@ -422,8 +422,8 @@ impl ClusterStore {
         self.members.stop();
         // The others must know before they own the slots: they would give them back.
         self.out.extend(self.members.others().map(|node| Output::Peer(node, PeerMessage::Stopping)));
-        self.renew();
-        self.plan();
+        Owning { store: self }.renew();
+        Owning { store: self }.plan();
     }
 
     /// True when [`Self::begin_stop`] has given everything away, or there is nobody to give it to.

@@ -49,6 +49,11 @@ pub enum Home {
     Nowhere,
 }
 
+/// Slots of a node that come and go.
+pub(super) struct Owning<'a> {
+    pub(super) store: &'a mut ClusterStore,
+}
+
 impl ClusterStore {
     /// Node of a slot. `is_of_sessions`: not before gateways had the time to announce the sessions of the slot's users there.
     pub fn home(&self, slot: Slot, is_of_sessions: bool) -> Home {
@@ -65,22 +70,6 @@ impl ClusterStore {
             (None, Some(node)) if self.members.others().any(|other| other == node) => Home::At(node),
             (None, _) => Home::Nowhere,
         }
-    }
-
-    pub(super) fn renew(&mut self) {
-        self.ask(CellId(0), self.members.renewal(), Pending::Renew(self.now));
-        for cell in 0..self.layout.cells {
-            self.ask(CellId(cell), CellRequest::Owners, Pending::Owners);
-        }
-    }
-
-    /// The lease has ended: other nodes may own everything by now.
-    pub(super) fn end_lease(&mut self) {
-        self.members.handle_lease_ended();
-        self.revision += 1;
-        let slots: Vec<_> = self.slots.keys().copied().collect();
-        self.status.leases_ended += slots.len() as u64;
-        slots.into_iter().for_each(|slot| self.drop_slot(slot));
     }
 
     /// Forgets a slot, and answers what waits for it.
@@ -125,15 +114,15 @@ impl ClusterStore {
         match (pending, result) {
             (Pending::Renew(asked), Ok(CellReply::Renewed(living))) => {
                 self.revision += u64::from(self.members.handle_renewed(asked, living));
-                self.plan();
+                Owning { store: self }.plan();
             }
             (Pending::Owners, Ok(CellReply::Owners(owners))) => {
-                owners.into_iter().for_each(|(slot, owner)| self.learn(slot, owner));
-                self.plan();
+                owners.into_iter().for_each(|(slot, owner)| Owning { store: self }.learn(slot, owner));
+                Owning { store: self }.plan();
             }
             (Pending::Renew(_) | Pending::Owners, Err(_)) => {} // the next one follows
-            (Pending::Claim(slots), result) => self.on_claimed(&slots, result),
-            (Pending::HandOver(slots), result) => self.on_handed_over(&slots, result),
+            (Pending::Claim(slots), result) => Owning { store: self }.on_claimed(&slots, result),
+            (Pending::HandOver(slots), result) => Owning { store: self }.on_handed_over(&slots, result),
             (Pending::Commit(cell), Ok(CellReply::Applied(applied))) => {
                 Outcomes { store: self }.on_commit(cell, Some(&applied));
             }
@@ -143,43 +132,61 @@ impl ClusterStore {
             (pending, reply) => unreachable!("the cell answered {pending:?} with {reply:?}"),
         }
     }
+}
+
+impl Owning<'_> {
+    pub(super) fn renew(&mut self) {
+        self.store.ask(CellId(0), self.store.members.renewal(), Pending::Renew(self.store.now));
+        for cell in 0..self.store.layout.cells {
+            self.store.ask(CellId(cell), CellRequest::Owners, Pending::Owners);
+        }
+    }
+
+    /// The lease has ended: other nodes may own everything by now.
+    pub(super) fn end_lease(&mut self) {
+        self.store.members.handle_lease_ended();
+        self.store.revision += 1;
+        let slots: Vec<_> = self.store.slots.keys().copied().collect();
+        self.store.status.leases_ended += slots.len() as u64;
+        slots.into_iter().for_each(|slot| self.store.drop_slot(slot));
+    }
 
     /// Takes the owner of a slot.
     pub(super) fn learn(&mut self, slot: Slot, owner: Owner) {
-        self.revision += u64::from(self.table.learn(slot, owner));
-        let owner = self.table.owner(slot);
-        let is_mine = owner.node == Some(self.me);
-        let Some(owned) = self.slots.get(&slot) else { return };
+        self.store.revision += u64::from(self.store.table.learn(slot, owner));
+        let owner = self.store.table.owner(slot);
+        let is_mine = owner.node == Some(self.store.me);
+        let Some(owned) = self.store.slots.get(&slot) else { return };
         // What came back from another node is claimed anew, but not by a node that is to end.
-        let is_kept = is_mine && !self.members.is_stopping();
+        let is_kept = is_mine && !self.store.members.is_stopping();
         // A slot that is being claimed is judged by the answer to the claim.
         if owner.epoch > owned.epoch && !is_kept && !owned.is_claiming {
-            self.drop_slot(slot);
+            self.store.drop_slot(slot);
         }
     }
 
     /// Claims what has no living owner, and gives away what another node should own.
     pub(super) fn plan(&mut self) {
-        if !self.members.may_plan(self.now) {
+        if !self.store.members.may_plan(self.store.now) {
             return;
         }
-        let slots = &self.slots;
+        let slots = &self.store.slots;
         let holds = |slot| slots.get(&slot).filter(|owned| owned.is_ready).map(|owned| owned.epoch);
-        let steps = owners::plan(self.me, self.members.preferences(), &self.table, holds);
+        let steps = owners::plan(self.store.me, self.store.members.preferences(), &self.store.table, holds);
         let (mut claims, mut hand_overs) = (Vec::new(), BTreeMap::<CellId, Vec<_>>::new());
         for step in steps {
             match step {
                 Step::Claim { slot, seen } => {
-                    let is_open = self.slots.get(&slot).is_some_and(|owned| owned.is_claiming);
-                    if !is_open && !self.members.is_stopping() && !self.leaving.contains(&slot) {
+                    let is_open = self.store.slots.get(&slot).is_some_and(|owned| owned.is_claiming);
+                    if !is_open && !self.store.members.is_stopping() && !self.store.leaving.contains(&slot) {
                         claims.push((slot, seen));
                     }
                 }
                 Step::HandOver { slot, epoch, to } => {
                     let is_busy = |lane: &super::InFlight| lane.transaction.fences.contains(&(slot, epoch));
-                    let is_loaded = self.slots.get(&slot).is_some_and(|owned| owned.queue.is_empty());
-                    if is_loaded && !self.lanes.values().any(is_busy) {
-                        hand_overs.entry(self.layout.cell(slot)).or_default().push((slot, epoch, to));
+                    let is_loaded = self.store.slots.get(&slot).is_some_and(|owned| owned.queue.is_empty());
+                    if is_loaded && !self.store.lanes.values().any(is_busy) {
+                        hand_overs.entry(self.store.layout.cell(slot)).or_default().push((slot, epoch, to));
                     }
                 }
             }
@@ -188,10 +195,10 @@ impl ClusterStore {
         for (cell, steps) in hand_overs {
             let slots: Vec<_> = steps.iter().map(|(slot, ..)| *slot).collect();
             for slot in &slots {
-                self.drop_slot(*slot);
-                self.leaving.insert(*slot);
+                self.store.drop_slot(*slot);
+                self.store.leaving.insert(*slot);
             }
-            self.ask(cell, CellRequest::HandOver(self.me, steps), Pending::HandOver(slots));
+            self.store.ask(cell, CellRequest::HandOver(self.store.me, steps), Pending::HandOver(slots));
         }
     }
 
@@ -199,55 +206,57 @@ impl ClusterStore {
     pub(super) fn claim(&mut self, claims: &[(Slot, u64)]) {
         let mut by_cell = BTreeMap::<CellId, Vec<(Slot, u64)>>::new();
         for (slot, seen) in claims {
-            let owned: &mut OwnedSlot = self.slots.entry(*slot).or_default();
+            let owned: &mut OwnedSlot = self.store.slots.entry(*slot).or_default();
             owned.forget();
-            self.revision += 1;
+            self.store.revision += 1;
             (owned.epoch, owned.is_claiming) = (*seen, true);
-            by_cell.entry(self.layout.cell(*slot)).or_default().push((*slot, *seen));
+            by_cell.entry(self.store.layout.cell(*slot)).or_default().push((*slot, *seen));
         }
         for (cell, claims) in by_cell {
             let slots = claims.iter().map(|(slot, _)| *slot).collect();
-            self.ask(cell, CellRequest::Claim(self.me, claims), Pending::Claim(slots));
+            self.store.ask(cell, CellRequest::Claim(self.store.me, claims), Pending::Claim(slots));
         }
     }
 
     fn on_claimed(&mut self, slots: &[Slot], result: CellResult) {
         for slot in slots {
-            if let Some(owned) = self.slots.get_mut(slot) {
+            if let Some(owned) = self.store.slots.get_mut(slot) {
                 owned.is_claiming = false;
             }
         }
         let Ok(CellReply::Claimed(heads, refused)) = result else {
             // The table says who owns them; what is this node's without its memory is claimed again.
-            let cell = slots.first().map(|slot| self.layout.cell(*slot));
-            return cell.into_iter().for_each(|cell| self.ask(cell, CellRequest::Owners, Pending::Owners));
+            let cell = slots.first().map(|slot| self.store.layout.cell(*slot));
+            return cell
+                .into_iter()
+                .for_each(|cell| self.store.ask(cell, CellRequest::Owners, Pending::Owners));
         };
         let mut begun = BTreeSet::new();
         for head in heads {
             let SlotHead { slot, epoch, .. } = head;
-            self.table.learn(slot, Owner { node: Some(self.me), epoch });
+            self.store.table.learn(slot, Owner { node: Some(self.store.me), epoch });
             // A lease that ended in the meantime has dropped the slot.
             if let Some(owned) =
-                self.slots.get_mut(&slot).filter(|owned| !owned.is_ready && owned.epoch < epoch)
+                self.store.slots.get_mut(&slot).filter(|owned| !owned.is_ready && owned.epoch < epoch)
             {
-                self.status.claimed += 1;
-                self.revision += 1;
-                owned.begin(head, self.now);
-                self.active.busy.insert(slot);
-                self.active.chained.insert(slot);
+                self.store.status.claimed += 1;
+                self.store.revision += 1;
+                owned.begin(head, self.store.now);
+                self.store.active.busy.insert(slot);
+                self.store.active.chained.insert(slot);
                 begun.insert(slot);
             }
         }
         // Sessions of this node stay while a slot is elsewhere for a moment: they are told what was stored there.
         let mut online = BTreeMap::<Slot, Vec<_>>::new();
-        for (user, slot) in self.online.keys().map(|user| (*user, slot_of(user.number()))) {
+        for (user, slot) in self.store.online.keys().map(|user| (*user, slot_of(user.number()))) {
             if begun.contains(&slot) {
                 online.entry(slot).or_default().push(user);
             }
         }
         for (slot, mut users) in online {
             users.sort_unstable();
-            self.slots.get_mut(&slot).into_iter().for_each(|owned| owned.wake(users.iter().copied()));
+            self.store.slots.get_mut(&slot).into_iter().for_each(|owned| owned.wake(users.iter().copied()));
         }
         for (slot, owner) in refused {
             self.learn(slot, owner);
@@ -256,18 +265,18 @@ impl ClusterStore {
     }
 
     fn on_handed_over(&mut self, slots: &[Slot], result: CellResult) {
-        slots.iter().for_each(|slot| _ = self.leaving.remove(slot));
+        slots.iter().for_each(|slot| _ = self.store.leaving.remove(slot));
         let Ok(CellReply::Owners(owners)) = result else { return };
         let mut given = BTreeMap::<_, Vec<_>>::new();
         for (slot, owner) in owners {
             self.learn(slot, owner);
-            if let Some(node) = owner.node.filter(|node| *node != self.me) {
-                self.status.handed_over += 1;
+            if let Some(node) = owner.node.filter(|node| *node != self.store.me) {
+                self.store.status.handed_over += 1;
                 given.entry(node).or_default().push((slot, owner));
             }
         }
         for (node, slots) in given {
-            self.out.push_back(Output::Peer(node, PeerMessage::Given(slots)));
+            self.store.out.push_back(Output::Peer(node, PeerMessage::Given(slots)));
         }
     }
 }
