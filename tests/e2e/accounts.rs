@@ -125,9 +125,9 @@ fn revoked_tokens_and_banned_users_stay_out_also_after_restarts() {
     let gateway = Gateway::start(&backend, &["auth.mode=jwt", &key_file]);
     assert_eq!(verdict(gateway.listener, "bob", &bob), 3531);
     assert_eq!(verdict(gateway.listener, "bob", &token(OLD, "bob", "1h")), 3531, "however new the token is");
-    let address = backend.kill();
+    let place = backend.kill();
     let file = format!("api.token_file=\"{}\"", files[0].path().display());
-    let listen = format!("listen={address}");
+    let listen = format!("listen={place}");
     let (_backend, line) = Backend::start_saying(&[&listen, "api.listen=127.0.0.1:0", &file, &store.set()]);
     gateway.until_ready();
     assert_eq!(verdict(gateway.listener, "bob", &bob), 3531);

@@ -32,7 +32,7 @@ fn clients_get_retry_and_then_service_on_the_same_connections() {
         listener.until("round 1", |heard| heard.payloads() == [b"round 1"]);
     }
 
-    let address = backend.kill();
+    let place = backend.kill();
     crate::until("the gateway notices", || (gateway.varz().links_up == 0).then_some(()));
     assert_eq!((gateway.get("/readyz").0, gateway.get("/healthz").0), (503, 200));
     let (started, lateness) = (clock::now(), Lateness::start());
@@ -51,7 +51,7 @@ fn clients_get_retry_and_then_service_on_the_same_connections() {
     // Logins are judged without a backend.
     let mut late = login("listener", SPEAKERS);
 
-    let _backend = Backend::start_at(address);
+    let _backend = Backend::start_at(&place);
     crate::until("the links come back", || (gateway.varz().links_up == 4).then_some(()));
     gateway.until_ready();
     for (number, speaker) in (0..).zip(&mut speakers) {
@@ -80,11 +80,11 @@ fn a_short_death_is_a_pause() {
     let mut alice = Client::login(gateway.listener, "alice", "d");
     let mut bob = Client::login(gateway.listener, "bob", "d");
     assert_eq!(alice.tell(1, "bob", b"1").code(), Code::Ok);
-    let address = backend.kill();
+    let place = backend.kill();
     for number in 2..=40u32 {
         alice.send(&message(number.into(), "bob", format!("{number}").as_bytes()));
     }
-    let _backend = Backend::start_at(address);
+    let _backend = Backend::start_at(&place);
     alice.until("40 answers", |heard| heard.send_acks.len() == 40);
     assert!(alice.heard.send_acks.iter().all(|ack| ack.code() == Code::Ok));
     bob.until("40 messages", |heard| heard.pushes.len() == 40);

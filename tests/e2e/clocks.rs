@@ -65,7 +65,7 @@ fn the_newer_login_of_a_device_stays_over_a_restart_of_the_backend_whatever_the_
             let welcome = client.heard.welcome.as_ref().expect("logged in");
             i64::try_from(welcome.server_time_ms / 1_000).expect("a time")
         };
-        let address = backend.kill();
+        let place = backend.kill();
         for gateway in &gateways {
             crate::until("the gateway notices", || (gateway.varz().links_up == 0).then_some(()));
         }
@@ -73,7 +73,7 @@ fn the_newer_login_of_a_device_stays_over_a_restart_of_the_backend_whatever_the_
         let mut new = Client::login(gateways[1].listener, "alice", "phone");
         let difference = shown(&new) - shown(&old) - (second - first);
         assert!((0..600).contains(&difference), "the clocks are shifted: {difference}");
-        let _backend = Backend::start_at(address);
+        let _backend = Backend::start_at(&place);
         gateways.iter().for_each(Gateway::until_ready);
         assert_eq!(old.end().code(), CloseReason::Replaced.code(), "{first} {second}");
         new.beat(30);

@@ -6,7 +6,7 @@ mod api;
 mod nodes;
 mod people;
 
-use crate::gateway::{Backend, Gateway};
+use crate::gateway::{Backend, Gateway, KeptPort};
 use crate::link_tls::{Ca, Paper, strs};
 use crate::postgres::{self, Postgres};
 use crate::process::{Stopped, TempFile, program, run};
@@ -317,14 +317,14 @@ fn a_node_that_is_killed_loses_nothing_that_was_acknowledged() {
     let mut people = people(&cluster);
     let mut all = stored(write(&people, 0));
     let under_way = write(&people, 1);
-    let address = cluster.nodes.remove(&2).expect("it runs").kill();
+    let place = cluster.nodes.remove(&2).expect("it runs").kill();
     // Its slots are claimed when its lease has ended; what was sent meanwhile is stored then.
     let more = write(&people, 2);
     all.extend(stored(under_way));
     all.extend(stored(more));
     check(&mut people, &all);
     cluster.until_owned(&[1, 3]);
-    cluster.start_node(2, &address.to_string());
+    cluster.start_node(2, &place.to_string());
     cluster.until_owned(&[1, 2, 3]);
     all.extend(stored(write(&people, 3)));
     check(&mut people, &all);
@@ -363,10 +363,10 @@ fn a_gateway_is_upgraded_and_another_one_killed_in_a_cluster() {
     all.extend(stored(write(&people, 2)));
     check(&mut people, &all);
     // The slots go on moving in the process that took over.
-    let address = cluster.nodes.remove(&3).expect("it runs").kill();
+    let place = cluster.nodes.remove(&3).expect("it runs").kill();
     all.extend(stored(write(&people, 3)));
     check(&mut people, &all);
-    cluster.start_node(3, &address.to_string());
+    cluster.start_node(3, &place.to_string());
     cluster.until_owned(&[1, 2, 3]);
     let mut gateway = cluster.gateways.pop().expect("the second");
     gateway.gateway.process.kill();
@@ -493,9 +493,9 @@ fn whatever_dies_nothing_that_was_acknowledged_is_lost() {
         let node = 1 + u16::try_from(random.below(3)).expect("small");
         let (what, others) = match random.below(4) {
             0 => {
-                let address = cluster.nodes.remove(&node).expect("it runs").kill();
+                let place = cluster.nodes.remove(&node).expect("it runs").kill();
                 let others = write(&people, round + 1);
-                cluster.start_node(node, &address.to_string());
+                cluster.start_node(node, &place.to_string());
                 ("killed", others)
             }
             1 => {
@@ -503,7 +503,8 @@ fn whatever_dies_nothing_that_was_acknowledged_is_lost() {
                 ended.process.signal(Signal::SIGTERM);
                 let others = write(&people, round + 1);
                 assert!(ended.process.end().success());
-                cluster.start_node(node, &ended.address.to_string());
+                let place = KeptPort::keep(ended.address);
+                cluster.start_node(node, &place.to_string());
                 ("ended", others)
             }
             2 => {

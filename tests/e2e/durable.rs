@@ -157,7 +157,6 @@ fn a_store_that_lost_its_end_is_refused_and_then_goes_on_behind_it() {
     let (folder, old) = (StoreFolder::new(), StoreFolder::new());
     let database = folder.path().join("database");
     let mut backend = start(&folder, "127.0.0.1:0", &[]);
-    let address = backend.address.to_string();
     let gateway = Gateway::start(&backend, &["backend.up_timeout=2s"]);
     let (ann, ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
     let say = |text: &str| {
@@ -169,22 +168,22 @@ fn a_store_that_lost_its_end_is_refused_and_then_goes_on_behind_it() {
         (message.seq, String::from_utf8(message.payload.to_vec()).expect("text"))
     };
     assert_eq!((say("1"), heard()), (1, (1, "1".to_owned())));
-    backend.process.kill();
+    let place = backend.kill();
     copy_folder(&database, old.path());
-    backend = start(&folder, &address, &[]);
+    backend = start(&folder, &place.to_string(), &[]);
     for seq in 2..=20 {
         assert_eq!((say("kept by those who have it"), heard().0), (seq, seq));
     }
-    backend.process.kill();
+    let place = backend.kill();
     std::fs::remove_dir_all(&database).expect("ours");
     copy_folder(old.path(), &database);
-    let listen = format!("listen={address}");
+    let listen = format!("listen={place}");
     let (code, _, said) = run(&["backend", "--set", &listen, "--set", &folder.set()]);
     assert_eq!(code, Some(1), "{said}");
     let commits = folder.path().join("commits");
     assert!(said.contains("has lost writes") && said.contains(&commits.display().to_string()), "{said}");
     std::fs::remove_file(&commits).expect("it is there");
-    let _backend = start(&folder, &address, &[]);
+    let _backend = start(&folder, &place.to_string(), &[]);
     let seq = say("after");
     assert!(seq > 20, "{seq} was given before");
     assert_eq!(heard(), (seq, "after".to_owned()));
@@ -222,8 +221,7 @@ fn keep(action: &[&str], folder: &StoreFolder) -> (Option<i32>, String) {
 #[test]
 fn a_backup_of_a_running_backend_is_restored_and_goes_on_behind_it() {
     let (folder, backup) = (StoreFolder::new(), StoreFolder::new());
-    let mut backend = start(&folder, "127.0.0.1:0", &[]);
-    let address = backend.address.to_string();
+    let backend = start(&folder, "127.0.0.1:0", &[]);
     let gateway = Gateway::start(&backend, &["backend.up_timeout=2s", "limits.user_rate=0"]);
     let (ann, ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
     let say = |text: &str| {
@@ -234,22 +232,22 @@ fn a_backup_of_a_running_backend_is_restored_and_goes_on_behind_it() {
     for number in 1..=20 {
         last = say(&format!("{number}"));
     }
-    let place = backup.path().join("monday").display().to_string();
+    let monday = backup.path().join("monday").display().to_string();
     std::fs::create_dir_all(backup.path()).expect("ours");
-    let (code, said) = keep(&["backup", &place], &folder);
+    let (code, said) = keep(&["backup", &monday], &folder);
     assert!(code == Some(0) && said.contains("messages 20") && said.contains("problems 0"), "{said}");
     let (code, said) = keep(&["verify"], &folder);
     assert!(code == Some(0) && said.contains("problems 0"), "{said}");
     for number in 21..=30 {
         last = say(&format!("{number}"));
     }
-    backend.process.kill();
-    let (code, said) = keep(&["restore", &place], &folder);
+    let place = backend.kill();
+    let (code, said) = keep(&["restore", &monday], &folder);
     assert!(code == Some(1) && said.contains("there is a store"), "{said}");
     std::fs::remove_dir_all(folder.path().join("database")).expect("ours");
-    let (code, said) = keep(&["restore", &place], &folder);
+    let (code, said) = keep(&["restore", &monday], &folder);
     assert!(code == Some(0) && said.contains("problems 0"), "{said}");
-    let _backend = start(&folder, &address, &[]);
+    let _backend = start(&folder, &place.to_string(), &[]);
     let seq = say("after");
     assert!(seq > last, "{seq} was given before");
     let page = ben.pull("c2c:ann:ben", 1, 0, 0, PATIENCE).expect("a page");

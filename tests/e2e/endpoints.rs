@@ -25,9 +25,9 @@ fn a_name_is_an_endpoint_and_its_links_stay_through_a_hot_restart() {
     assert_eq!(series.gateway.metric("link_connects_total"), connects, "the links went over");
     // The link breaks: the name is looked up again, and leads to the next backend.
     let before = series.gateway.metric(lookups);
-    let address = backend.kill();
+    let place = backend.kill();
     series.gateway.until_metric("links_up", 0);
-    let _backend = Backend::start_at(address);
+    let _backend = Backend::start_at(&place);
     series.gateway.until_ready();
     series.gateway.until_at_least(lookups, before + 1);
     client.beat(30);
@@ -88,7 +88,7 @@ fn a_backend_that_starts_again_with_an_empty_store_in_memory_is_accepted_at_once
     let backend = Backend::start();
     let gateway = Gateway::start(&backend, &["worker.count=2"]);
     gateway.until_metric("links_up", 2);
-    let _backend = Backend::start_at(backend.kill());
+    let _backend = Backend::start_at(&backend.kill());
     gateway.until_metric("link_connects_total", 4);
     gateway.until_metric("links_up", 2);
     assert_eq!(gateway.metric("link_stores_refused_total"), 0);

@@ -107,9 +107,9 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
     gateway.until_ready();
     let mut alice = Client::login(gateway.listener, "alice", "d");
     // Workers say that a link is down and up again, reactors nothing.
-    let address = backend.kill();
+    let place = backend.kill();
     gateway.until_metric("links_up", 0);
-    let _backend = Backend::start_at(address);
+    let _backend = Backend::start_at(&place);
     gateway.until_ready();
     assert_eq!(alice.tell(1, "alice", b"still here").code(), Code::Ok);
     assert!(gateway.process.is_running());

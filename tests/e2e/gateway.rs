@@ -3,8 +3,12 @@
 use crate::process::{Process, program};
 use crate::until;
 use moorline::admin::Varz;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket,
+};
 use std::collections::BTreeMap;
+use std::fmt::{Display, Formatter};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -47,15 +51,15 @@ impl Backend {
         (Self { process, address }, line)
     }
 
-    /// Kills it; returns its address for one that takes its place.
-    pub(crate) fn kill(mut self) -> SocketAddr {
+    /// Kills it; returns its place for one that follows it.
+    pub(crate) fn kill(mut self) -> KeptPort {
         self.process.kill();
-        self.address
+        KeptPort::keep(self.address)
     }
 
-    /// Starts a gateway at the address of an earlier one.
-    pub(crate) fn start_at(address: SocketAddr) -> Self {
-        Self::start_with(&[&format!("listen={address}")])
+    /// Starts a backend at the place of an earlier one.
+    pub(crate) fn start_at(place: &KeptPort) -> Self {
+        Self::start_with(&[&format!("listen={place}")])
     }
 }
 
@@ -67,11 +71,18 @@ pub(crate) struct Gateway {
     pub(crate) listeners: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
     /// The address of a backend that is not there.
-    _nobody: Option<Nobody>,
+    _nobody: Option<KeptPort>,
 }
 
-const DEFAULTS: &[&str] =
-    &["auth.mode=dev", "reactor.count=2", "worker.count=1", "backend.reconnect_max=500ms", "log.level=debug"];
+/// On a busy machine answers are late; that is no backend which drowns, and must not shed logins.
+const DEFAULTS: &[&str] = &[
+    "auth.mode=dev",
+    "reactor.count=2",
+    "worker.count=1",
+    "backend.reconnect_max=500ms",
+    "log.level=debug",
+    "overload.latency=60s",
+];
 
 impl Gateway {
     /// Linked to `backend`.
@@ -84,7 +95,7 @@ impl Gateway {
 
     /// With no backend to be reached.
     pub(crate) fn alone(sets: &[&str]) -> Self {
-        let nobody = Nobody::new();
+        let nobody = KeptPort::any();
         let endpoint = format!("backend.endpoints={}", nobody.address);
         Self { _nobody: Some(nobody), ..Self::start_bare(&[sets, &[&endpoint]].concat()) }
     }
@@ -255,18 +266,34 @@ pub(crate) fn field<T: std::str::FromStr>(line: &str, key: &str) -> T {
     value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {key} in {line:?}"))
 }
 
-/// A port that is taken, and where nobody listens: connecting is refused.
-struct Nobody {
-    address: SocketAddr,
+/// A port that is taken, and where nobody listens: connecting is refused, and no other test gets it.
+///
+/// Whoever sets SO_REUSEADDR, as each listener does, may listen there while this holds it. The port of a process that
+/// has ended would else go to the next process that asks for any port, and peers that come back would meet a stranger.
+pub(crate) struct KeptPort {
+    pub(crate) address: SocketAddr,
     _socket: OwnedFd,
 }
 
-impl Nobody {
-    fn new() -> Self {
+impl KeptPort {
+    /// Any free port.
+    pub(crate) fn any() -> Self {
+        Self::keep(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// The port of a process that has just ended.
+    pub(crate) fn keep(address: SocketAddr) -> Self {
         let fd =
             socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
-        bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).expect("a free port");
+        setsockopt(&fd, ReuseAddr, &true).expect("a socket has it");
+        bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, address.port())).expect("a free port");
         let bound: SockaddrIn = getsockname(fd.as_raw_fd()).expect("bound");
         Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, bound.port())), _socket: fd }
+    }
+}
+
+impl Display for KeptPort {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        self.address.fmt(formatter)
     }
 }

@@ -112,7 +112,7 @@ fn measure_parked(fault: Fault) {
     if let Some(stopped) = stopped {
         stopped.go_on();
     }
-    let _backend = place.map(Backend::start_at).or(backend);
+    let _backend = place.as_ref().map(Backend::start_at).or(backend);
     for (from, client) in clients.iter_mut().enumerate() {
         client.until("every answer", |heard| heard.send_acks.len() == WINDOW);
         let codes: Vec<_> = client.heard.send_acks.iter().map(SendAck::code).collect();

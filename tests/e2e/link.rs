@@ -186,9 +186,9 @@ fn secrets_are_replaced_by_reloads_and_no_link_breaks() {
     chat(&one, &two, 1);
     assert_eq!(one.process.log().matches("link up").count(), 1, "{}", one.process.log());
     // The next link of the running gateway is proven by the new secret.
-    let address = backend.kill();
+    let place = backend.kill();
     let secrets = format!("link.secrets_file=\"{}\"", there.path().display());
-    let _next = Backend::start_with(&[&format!("listen={address}"), "link.unproven=refuse", &secrets]);
+    let _next = Backend::start_with(&[&format!("listen={place}"), "link.unproven=refuse", &secrets]);
     one.until_ready();
     chat(&one, &two, 2);
     bob.until("the message", |heard| !heard.pushes.is_empty());

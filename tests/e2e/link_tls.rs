@@ -425,9 +425,9 @@ fn reloads_replace_certificates_and_no_link_breaks() {
     let stale = Ca::new("stale");
     let mut stranger = stranger(backend.address, &new, Some(&stale.issue(&["g1"])));
     assert!(stranger.write_all(&hello("g1")).and_then(|()| stranger.read_exact(&mut [0; 20])).is_err());
-    let address = backend.kill();
+    let place = backend.kill();
     let sets = next_paper.sets("link.tls", &new);
-    let listen = format!("listen={address}");
+    let listen = format!("listen={place}");
     let _next = Backend::start_with(&[&[listen.as_str(), "link.unproven=refuse"], &strs(&sets)[..]].concat());
     until("the next link", || (gateway.process.log().matches("link up").count() == 2).then_some(()));
 }
@@ -471,9 +471,9 @@ fn plain_links_become_encrypted_by_reloads_of_both_ends() {
     series.restart();
     chat(&mut clients, 2, b"still plain");
     assert_eq!(gateway.metric("links_encrypted"), 0);
-    let address = backend.kill();
+    let place = backend.kill();
     let sets = paper.sets("link.tls", &ca);
-    let listen = format!("listen={address}");
+    let listen = format!("listen={place}");
     let _next = Backend::start_with(&[&[listen.as_str()], &strs(&sets)[..]].concat());
     gateway.until_metric("links_encrypted", 1);
 }
