@@ -178,7 +178,13 @@ fn nobody_stands_still_longer_than_the_settings_say() {
         idle.beat(30);
     }
     series.set_faults("");
-    series.restart();
+    // On a busy machine this process, too, may need longer than 300 ms: then it is undone, and the next one follows.
+    until("a restart within the time", || {
+        let (code, restart) = series.upgrade(&[]);
+        assert!(code == Some(0) || restart.problem.contains("was not ready in time"), "{restart:?}");
+        (code == Some(0)).then_some(())
+    });
+    idle.beat(30);
 }
 
 #[test]

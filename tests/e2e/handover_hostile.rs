@@ -27,10 +27,7 @@ use std::time::Duration;
 fn peers_that_come_leave_and_reset_while_everything_stands_still_are_served_or_gone() {
     let (_many, newcomers) = crate::descriptors::many(if soak::is_long() { 5_000 } else { 300 });
     let backend = Backend::start();
-    let series = Series::start(
-        &backend,
-        &["listener.handshakes_max=16384", "limits.handshake_timeout=30s", "overload.latency=60s"],
-    );
+    let series = Series::start(&backend, &["listener.handshakes_max=16384", "limits.handshake_timeout=30s"]);
     let address = series.gateway.listener;
     let chat = Chat::start(address);
     let login = |name: &str, count: usize| -> Vec<Client> {
@@ -139,7 +136,6 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
         &[
             "backend.up_timeout=60s",
             "limits.user_rate=0",
-            "overload.latency=60s",
             "overload.queue_frames=1048576",
             "backend.parked_frames=65536",
             "backend.parked_bytes=64MiB",

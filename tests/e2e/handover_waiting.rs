@@ -16,11 +16,10 @@ const WINDOW: usize = 32;
 const BARE_MAX: u64 = 1 << 20;
 
 /// Settings of a gateway in which everything may wait.
-const PATIENT: [&str; 9] = [
+const PATIENT: [&str; 8] = [
     "backend.up_timeout=60s",
     "backend.parked_bytes=1GiB",
     "backend.pending_bytes=1GiB",
-    "overload.latency=60s",
     "overload.queue_frames=1048576",
     "limits.user_rate=0",
     "limits.frame_rate=0",

@@ -267,6 +267,7 @@ fn without_a_reason_to_believe_anybody_nothing_starts() {
         "--set=auth.mode=dev",
         "--set=gateway.id=g2",
         "--set=backend.unproven=refuse",
+        "--set=listener.address=127.0.0.1:0",
         "--set=admin.address=127.0.0.1:0",
     ];
     let said = |arguments: &[&str]| {

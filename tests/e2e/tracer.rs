@@ -1,11 +1,17 @@
 //! `strace` at a process under test: it writes down the calls of all threads, or has the calls of some threads fail or wait.
 
 use crate::process::TempFile;
+use crate::until;
+use moorline::sys::clock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Time that `strace` has to let its threads go.
+const LEAVING_MAX: Duration = Duration::from_secs(10);
 
 /// True if `strace` is there and may trace. With `MOORLINE_STRACE=require` the test fails where not.
 pub(crate) fn is_there() -> bool {
@@ -76,10 +82,19 @@ impl Tracer {
     }
 
     /// Lets the threads go. Returns the output.
+    ///
+    /// `strace` that is told to leave while a traced process ends may wait for ever for a thread that it reaps no more: after
+    /// a while it is killed, and the system lets the threads go.
     pub(crate) fn detach(mut self) -> String {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
         kill(pid, Signal::SIGINT).expect("our child");
-        self.0.wait().expect("our child");
+        let told = clock::now();
+        until("strace leaves", || {
+            if clock::now().saturating_since(told) > LEAVING_MAX {
+                self.0.kill().expect("our child");
+            }
+            self.0.try_wait().expect("our child")
+        });
         std::fs::read_to_string(self.1.path()).expect("our file")
     }
 }
