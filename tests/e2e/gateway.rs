@@ -74,7 +74,7 @@ pub(crate) struct Gateway {
     _nobody: Option<KeptPort>,
 }
 
-/// On a busy machine answers are late; that is no backend which drowns, and must not shed logins.
+/// Answers may be late because the machine is busy: logins are shed for slow backends, not for that.
 const DEFAULTS: &[&str] = &[
     "auth.mode=dev",
     "reactor.count=2",

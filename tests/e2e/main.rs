@@ -69,6 +69,7 @@ mod http;
 mod import;
 mod kick;
 mod lateness;
+mod limited;
 mod link;
 mod link_storm;
 mod link_tls;

@@ -48,6 +48,8 @@ pub(super) enum Scope {
     Kick,
     /// `/v1/revoke`, `/v1/ban`, `/v1/unban`
     Revoke,
+    /// `/v1/limit`
+    Limit,
     /// `/v1/users/delete`, `/v1/groups/dissolve`, `/v1/retention`
     Delete,
 }
@@ -62,6 +64,7 @@ impl Scope {
             "/v1/requests" => Self::Requests,
             "/v1/kick" => Self::Kick,
             "/v1/revoke" | "/v1/ban" | "/v1/unban" => Self::Revoke,
+            "/v1/limit" => Self::Limit,
             "/v1/users/delete" | "/v1/groups/dissolve" | "/v1/retention" => Self::Delete,
             _ => return None,
         })

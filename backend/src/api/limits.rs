@@ -15,12 +15,13 @@ pub(super) fn encode(
     status: &Status,
     link_caps: &[CapFigures],
 ) -> Result<(), fmt::Error> {
-    let Status { members, caps, quotas, work, signals, disk, clock, .. } = status;
+    let Status { members, limited, caps, quotas, work, signals, disk, clock, .. } = status;
     let ClockStatus { steps, ahead_ms, behind_ms } = *clock;
     let DiskStatus { free, is_low, put_off: disk_put_off } = *disk;
     let WorkStatus { units, put_off, waiting } = *work;
     for (name, help, value) in [
         ("members", "Memberships of all conversations.", *members),
+        ("conversations_limited", "Conversations that are limited or frozen by order.", *limited),
         ("work_waiting", "Large requests that wait for their turn.", waiting),
         ("disk_free_bytes", "Free bytes of the disk of im.folder; 0: not known.", whole(free.unwrap_or(0))),
         ("clock_ahead_ms", "Milliseconds that the times in ids are ahead of the clock.", whole(ahead_ms)),
@@ -106,7 +107,7 @@ pub(super) fn json(status: &Status, link_caps: &[CapFigures]) -> Value {
     let quotas: Vec<_> =
         quotas.iter().map(|it| json!({ "name": it.name, "near": it.near, "refused": it.refused })).collect();
     json!({
-        "members": members, "caps": caps, "quotas": quotas,
+        "members": members, "conversations_limited": status.limited, "caps": caps, "quotas": quotas,
         "work_units": work.units, "work_put_off": work.put_off, "work_waiting": work.waiting,
         "clock": { "steps": clock.steps, "ahead_ms": clock.ahead_ms, "behind_ms": clock.behind_ms },
         "swept": status.swept, "erasing": status.erasing,

@@ -167,6 +167,23 @@ fn keep_of(keep: &serde_json::Value) -> Option<Keep> {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct LimitQuestion {
+    conversation: String,
+    /// A number, or "none".
+    per_minute: serde_json::Value,
+}
+
+/// Messages a minute; `None`: no limit.
+fn per_minute_of(value: &serde_json::Value) -> Result<Option<u32>, Problem> {
+    match (value.as_str(), value.as_u64()) {
+        (Some("none"), _) => Ok(None),
+        (_, Some(count)) => Ok(Some(u32::try_from(count).unwrap_or(u32::MAX))),
+        _ => Err(Problem::invalid("per_minute is a number of messages, or \"none\"")),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct DissolveQuestion {
     conversation: String,
 }
@@ -212,6 +229,11 @@ pub(super) async fn answer(request: &Request, shared: &Shared) -> Result<Respons
             let RetentionQuestion { conversation, keep } = parse(request)?;
             let keep = keep_of(&keep).ok_or_else(|| Problem::invalid(KEEP_RULE))?;
             done(&shared.ask(ApiCall::Retain { conversation, keep }).await?)
+        }
+        "/v1/limit" if is_post => {
+            let LimitQuestion { conversation, per_minute } = parse(request)?;
+            let per_minute = per_minute_of(&per_minute)?;
+            done(&shared.ask(ApiCall::Limit { conversation, per_minute }).await?)
         }
         "/v1/groups/dissolve" if is_post => {
             let DissolveQuestion { conversation } = parse(request)?;

@@ -252,6 +252,7 @@ fn missing(call: &ApiCall) -> Option<&'static str> {
     match call {
         ApiCall::DeleteUser { .. } => Some("a node of a cluster does not delete users yet"),
         ApiCall::Retain { .. } => Some("a node of a cluster has no retention yet"),
+        ApiCall::Limit { .. } => Some("a node of a cluster limits no conversations yet"),
         ApiCall::Push { to: PushTo::Room(_), .. } => Some("a node of a cluster has no rooms yet"),
         ApiCall::Request { method, .. } if method == "im.account.delete" => {
             Some("a node of a cluster does not delete users yet")
@@ -273,9 +274,9 @@ fn slots(call: &ApiCall) -> (Vec<Slot>, bool) {
         | ApiCall::Ban { user, .. }
         | ApiCall::DeleteUser { user } => (vec![Slot::of(user)], false),
         ApiCall::Kick { user, .. } => (vec![Slot::of(user)], true),
-        ApiCall::Retain { conversation, .. } | ApiCall::Dissolve { conversation } => {
-            (vec![Slot::of(conversation)], false)
-        }
+        ApiCall::Retain { conversation, .. }
+        | ApiCall::Limit { conversation, .. }
+        | ApiCall::Dissolve { conversation } => (vec![Slot::of(conversation)], false),
         ApiCall::Push { to, .. } => match to {
             PushTo::Inboxes(users) => (users.iter().map(|uid| Slot::of(uid)).collect(), false),
             PushTo::Users(users) => (users.iter().map(|uid| Slot::of(uid)).collect(), true),

@@ -171,7 +171,7 @@ struct GivenBody {
 }
 
 /// Refusals by their number on the wire, from 1. A further one goes to the end.
-const REFUSALS: [Refusal; 17] = [
+const REFUSALS: [Refusal; 19] = [
     Refusal::NotMember,
     Refusal::NotFound,
     Refusal::Conflict,
@@ -189,6 +189,8 @@ const REFUSALS: [Refusal; 17] = [
     Refusal::MembersFull,
     Refusal::Unreadable,
     Refusal::Moved,
+    Refusal::Frozen,
+    Refusal::TooFast,
 ];
 
 fn number_of(refusal: Refusal) -> u32 {

@@ -537,7 +537,7 @@ const KEYS: &[Key] = &[
         "access_file",
         Kind::Path,
         "\"\"",
-        "TOML file with up to 256 tokens, each in a table [[token]] with name, token, scopes and rate (requests per second, 0: no limit). Scopes: all, status, messages, push, requests, kick, revoke, delete. Others must not be able to write the file. Read again by HUP.",
+        "TOML file with up to 256 tokens, each in a table [[token]] with name, token, scopes and rate (requests per second, 0: no limit). Scopes: all, status, messages, push, requests, kick, revoke, delete, limit. Others must not be able to write the file. Read again by HUP.",
     ),
     key(
         "api",

@@ -103,6 +103,13 @@ pub enum ApiCall {
         /// The time.
         keep: Keep,
     },
+    /// Sets how many messages a conversation takes from its members.
+    Limit {
+        /// Id of the conversation.
+        conversation: String,
+        /// Messages a minute, at most [`super::PER_MINUTE_MAX`]; 0: it is frozen; `None`: no limit.
+        per_minute: Option<u32>,
+    },
     /// Ends a group, with its messages.
     Dissolve {
         /// Id of the group.
@@ -137,7 +144,9 @@ impl ApiCall {
                 plan_new_users(std::slice::from_ref(user), set);
             }
             Self::Kick { user, .. } | Self::DeleteUser { user } => set.add(Need::User(user.clone())),
-            Self::Retain { conversation, .. } => set.add(Need::Named(conversation.clone(), None)),
+            Self::Retain { conversation, .. } | Self::Limit { conversation, .. } => {
+                set.add(Need::Named(conversation.clone(), None));
+            }
             Self::Dissolve { conversation } => set.add(Need::NamedMembers(conversation.clone())),
             Self::Push { to: PushTo::Inboxes(users), .. } => {
                 plan_new_users(&users[..users.len().min(TARGETS_MAX)], set);
@@ -207,6 +216,8 @@ pub struct Status {
     pub conversations: usize,
     /// Memberships of all conversations.
     pub members: usize,
+    /// Conversations that are limited or frozen by order.
+    pub limited: usize,
     /// Logins that stand.
     pub sessions: usize,
     /// Batches that are being made durable.
@@ -342,6 +353,9 @@ impl<S: Store> Im<S> {
             ApiCall::Retain { conversation, keep } => {
                 deletion::set_retention(self, &conversation, keep, reply);
             }
+            ApiCall::Limit { conversation, per_minute } => {
+                deletion::limit_sends(self, &conversation, per_minute, reply);
+            }
             ApiCall::Status => {
                 let status = Box::new(self.status());
                 self.out.answer_api_result(reply, Ok(ApiBody::Status(status)));
@@ -353,11 +367,12 @@ impl<S: Store> Im<S> {
     pub fn status(&self) -> Status {
         let counts = self.storage.store.counts();
         let caps = quotas::caps(&self.config, &counts).to_vec();
-        let Counts { users, conversations, members, swept, erasing, commits, stalls } = counts;
+        let Counts { users, conversations, members, limited, swept, erasing, commits, stalls } = counts;
         Status {
             users,
             conversations,
             members,
+            limited,
             caps,
             quotas: self.quotas.statuses(),
             swept,

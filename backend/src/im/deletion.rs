@@ -9,7 +9,8 @@ use super::names::{Conversation, Names};
 use super::output::Reply;
 use super::refusal::{no_such_user, refuse, refused};
 use super::request::{Request, Then};
-use super::store::{API_DEVICE, KEEP_FOR_EVER, NOBODY, Refusal, Store, Write};
+use super::store::rules::limits::PER_MINUTE_MAX;
+use super::store::{API_DEVICE, ConversationId, KEEP_FOR_EVER, NOBODY, Refusal, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
 use crate::server::{Kick, Now};
@@ -75,10 +76,29 @@ pub(super) fn set_retention<S: Store>(im: &mut Im<S>, id: &str, keep: Keep, repl
             return im.out.answer_api_result(reply, Err(refuse(Code::Invalid, reason)));
         }
     };
+    change_conversation(im, id, reply, |conversation| Write::SetRetention { conversation, keep_s });
+}
+
+/// Sets how many messages a conversation takes from its members.
+pub(super) fn limit_sends<S: Store>(im: &mut Im<S>, id: &str, per_minute: Option<u32>, reply: ApiReply) {
+    if per_minute.is_some_and(|count| count > PER_MINUTE_MAX) {
+        let reason = format!("`per_minute` is not a number up to {PER_MINUTE_MAX}, or \"none\"");
+        return im.out.answer_api_result(reply, Err(refuse(Code::Invalid, reason)));
+    }
+    change_conversation(im, id, reply, |conversation| Write::LimitSends { conversation, per_minute });
+}
+
+/// Writes a change of a conversation by the operator.
+fn change_conversation<S: Store>(
+    im: &mut Im<S>,
+    id: &str,
+    reply: ApiReply,
+    change: impl FnOnce(ConversationId) -> Write,
+) {
     let Some(conversation) = im.storage.store.find(id) else {
         return im.out.answer_api_result(reply, Err(refused(Refusal::NotFound)));
     };
     let then = Then::Answer(Bytes::new());
     let waiter = Waiter::Request(Reply::Api(reply), (NOBODY, API_DEVICE), then);
-    im.storage.write(Write::SetRetention { conversation, keep_s }, waiter);
+    im.storage.write(change(conversation), waiter);
 }

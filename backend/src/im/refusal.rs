@@ -10,7 +10,7 @@ use prost::DecodeError;
 use std::borrow::Cow;
 
 /// An answer that is not OK: its code, and the reason for people. Final, therefore never [`Code::Retry`], except
-/// for [`Refusal::Unreadable`] and [`Refusal::Moved`].
+/// for [`Refusal::Unreadable`], [`Refusal::TooFast`] and [`Refusal::Moved`].
 pub(super) type Refused = (Code, Cow<'static, str>);
 
 /// Returns a refusal with a reason.
@@ -57,6 +57,8 @@ pub(super) const fn code_and_reason(refusal: Refusal) -> (Code, &'static str) {
         Refusal::Unreadable => {
             (Code::Retry, "the store cannot read this part of the history; see the log of the backend")
         }
+        Refusal::Frozen => (Code::Denied, "the conversation is frozen: it takes no messages at present"),
+        Refusal::TooFast => (Code::Retry, "the conversation takes no more messages now: its rate is limited"),
         Refusal::Moved => (Code::Retry, "the conversation moves to another node of the backend"),
         Refusal::StoreFull => (Code::Denied, "the store has `im.conversations_max` conversations"),
     }

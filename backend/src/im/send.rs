@@ -7,7 +7,9 @@ use super::newcomers;
 use super::output::Reply;
 use super::quotas::{Quota, Quotas};
 use super::ranks::rank_of;
-use super::refusal::{Refused, USERS_FULL, invalid_user, no_such_user, refuse, refused, undecodable};
+use super::refusal::{
+    Refused, USERS_FULL, code_and_reason, invalid_user, no_such_user, refuse, refused, undecodable,
+};
 use super::request::{Then, peer};
 use super::store::{
     Draft, Facts, Need, Origin, ReadSet, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write,
@@ -24,6 +26,9 @@ use moorline_proto::message::encode;
 use moorline_proto::message::im::{Happened, happened};
 use moorline_proto::random::mix;
 use prost::Message;
+
+/// Wait that RETRY asks for when a conversation takes no more messages now, in milliseconds.
+const TOO_FAST_RETRY_MS: u32 = 2000;
 
 impl<S: Store> Im<S> {
     pub(super) fn on_send(
@@ -84,6 +89,10 @@ impl<S: Store> Deliveries<'_, S> {
     ) {
         let stored = match result {
             Ok(stored) => stored,
+            Err(Refusal::TooFast) => {
+                let (_, reason) = code_and_reason(Refusal::TooFast);
+                return self.out.put_off_send(reply, reason, TOO_FAST_RETRY_MS);
+            }
             Err(refusal) => return self.out.refuse_send(reply, refused(refusal)),
         };
         let code = if stored.delivery.is_some() { Code::Ok } else { Code::Dup };

@@ -53,6 +53,7 @@ fn any_node_answers_the_calls_that_one_process_answers() {
     for (path, body) in [
         ("/v1/users/delete", json!({ "user": "ann" })),
         ("/v1/retention", json!({ "conversation": "group:tea", "keep": 60 })),
+        ("/v1/limit", json!({ "conversation": "group:tea", "per_minute": 0 })),
         ("/v1/requests", json!({ "user": "ann", "method": "im.account.delete", "request": {} })),
     ] {
         let (status, answer) = api.post(path, &body);

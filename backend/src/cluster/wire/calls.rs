@@ -18,6 +18,7 @@ const REVOKE: u32 = 10;
 const BAN: u32 = 11;
 const DELETE_USER: u32 = 12;
 const RETAIN: u32 = 13;
+const LIMIT: u32 = 14;
 
 /// Kinds of answers.
 const NOTHING: u32 = 0;
@@ -119,6 +120,9 @@ pub(super) fn of_call(part: u64, call: ApiCall) -> CallBody {
             };
             CallBody { r#type, seconds, ..body(RETAIN, conversation) }
         }
+        ApiCall::Limit { conversation, per_minute } => {
+            CallBody { seconds: per_minute.map(Into::into), ..body(LIMIT, conversation) }
+        }
         // Each node has its own.
         ApiCall::Status => body(0, String::new()),
     }
@@ -144,6 +148,10 @@ pub(super) fn call_of(body: CallBody) -> Option<ApiCall> {
         REVOKE => ApiCall::Revoke { user: name, before_s: seconds },
         BAN => ApiCall::Ban { user: name, until_s: seconds? },
         DELETE_USER => ApiCall::DeleteUser { user: name },
+        LIMIT => {
+            let per_minute = seconds.map(u32::try_from).transpose().ok()?;
+            ApiCall::Limit { conversation: name, per_minute }
+        }
         RETAIN => {
             let keep = match (r#type, seconds) {
                 (0, _) => Keep::Default,

@@ -250,6 +250,8 @@ fn call() -> impl Strategy<Value = ApiCall> {
         (name(), any::<u64>()).prop_map(|(user, until_s)| ApiCall::Ban { user, until_s }),
         name().prop_map(|user| ApiCall::DeleteUser { user }),
         (name(), keep).prop_map(|(conversation, keep)| ApiCall::Retain { conversation, keep }),
+        (name(), proptest::option::of(any::<u32>()))
+            .prop_map(|(conversation, per_minute)| ApiCall::Limit { conversation, per_minute }),
         name().prop_map(|conversation| ApiCall::Dissolve { conversation }),
     ]
 }

@@ -4,6 +4,7 @@ mod bench;
 mod deletion;
 mod events;
 mod invitations;
+mod limits;
 
 #[cfg(test)]
 pub(super) use bench::stream_of;
@@ -122,6 +123,11 @@ fn run_of_the_rest<S: Store>(mut run: impl FnMut(&str, ImConfig, Check<S>)) {
         "a_conversation_may_be_kept_longer_or_shorter",
         ImConfig::default(),
         deletion::a_conversation_may_be_kept_longer_or_shorter,
+    );
+    run(
+        "a_conversation_takes_what_the_operator_allows",
+        ImConfig::default(),
+        limits::it_takes_what_is_allowed,
     );
     run(
         "a_deleted_user_leaves_nothing_and_may_come_again",

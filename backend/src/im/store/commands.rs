@@ -308,6 +308,13 @@ pub enum Write {
         /// In seconds; 0: as `im.retention` says; [`super::KEEP_FOR_EVER`]: for ever.
         keep_s: u32,
     },
+    /// Sets how many messages a conversation takes from its members.
+    LimitSends {
+        /// The conversation.
+        conversation: ConversationId,
+        /// Messages a minute; 0: it is frozen; `None`: no limit.
+        per_minute: Option<u32>,
+    },
     /// Removes a bounded piece of what is gone: see [`super::SweepNeed`].
     Sweep(Sweep),
     /// Removes a device of the user. Unknown: no change.

@@ -5,6 +5,7 @@
 //! presence and her group with him in it are all refused by the same line.
 
 pub mod groups;
+pub mod limits;
 pub mod recalls;
 pub mod relations;
 

@@ -164,6 +164,8 @@ pub struct Counts {
     pub conversations: usize,
     /// Memberships of all conversations.
     pub members: usize,
+    /// Conversations that are limited or frozen by order.
+    pub limited: usize,
     /// Messages removed by sweeps.
     pub swept: u64,
     /// Erasures of deleted users and dissolved groups that are not done.
@@ -262,6 +264,10 @@ pub enum Refusal {
     MembersFull,
     /// The disk does not give it.
     Unreadable,
+    /// The conversation is frozen by order of the operator.
+    Frozen,
+    /// By order of the operator the conversation takes no more messages now.
+    TooFast,
     /// Another node owns the conversation now, or is about to. Nothing is known of the outcome: the same message key may be
     /// stored.
     Moved,

@@ -20,6 +20,8 @@ use super::{
 };
 use crate::config::ImConfig;
 use crate::im::names::{self, Conversation as Name};
+use crate::im::store::rules::limits::SendLimit;
+use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Changed object.
@@ -66,6 +68,8 @@ pub struct Directory {
     pub(super) sweep_at: u32,
     /// Conversations whose messages expire by a time of their own.
     pub(super) keepers: usize,
+    /// Conversations that are limited or frozen by order.
+    pub(super) limits: HashMap<ConversationId, SendLimit>,
     /// Conversations with messages that are gone and not removed.
     pub(super) doomed: BTreeSet<ConversationId>,
     /// The last number in the log of events that belong to no conversation.
@@ -92,6 +96,7 @@ impl Directory {
             retention_ms: 0,
             sweep_at: 0,
             keepers: 0,
+            limits: HashMap::new(),
             doomed: BTreeSet::new(),
             shared_events: 0,
             last_id: 0,
@@ -311,6 +316,15 @@ impl Directory {
         let place = self.conversations.get_mut(conversation);
         let was_keeper = is_keeper(std::mem::replace(&mut place.keep_s, keep_s));
         self.keepers = self.keepers + usize::from(is_keeper(keep_s)) - usize::from(was_keeper);
+        self.changed.push(Changed::Conversation(conversation));
+    }
+
+    /// Sets how many messages a conversation takes from its members.
+    pub(super) fn limit_sends(&mut self, conversation: ConversationId, per_minute: Option<u32>) {
+        match per_minute {
+            Some(per_minute) => _ = self.limits.insert(conversation, SendLimit::new(per_minute)),
+            None => _ = self.limits.remove(&conversation),
+        }
         self.changed.push(Changed::Conversation(conversation));
     }
 

@@ -9,6 +9,7 @@ use super::tables::{
 use crate::config::ImConfig;
 use crate::im::names::Names;
 use crate::im::store::directory::{ALL_GROUPS, Device, Directory, Erasure, KEYS, Kind};
+use crate::im::store::rules::limits::SendLimit;
 use crate::im::store::{ConversationId, DeviceNumber, LoginChange, Member, Relation, Role, UserId};
 
 /// All of it. What is there is taken whatever the limits; they count for what comes.
@@ -147,6 +148,9 @@ fn conversations(tables: &Tables, written: &Written, directory: &mut Directory) 
         place.is_read_fanout = record.is_read_fanout;
         place.unstreamed_from = record.unstreamed_from;
         place.unstreamed = if record.is_read_fanout { last } else { record.unstreamed };
+        if let Some(per_minute) = record.send_limit {
+            directory.limits.insert(id, SendLimit::new(per_minute));
+        }
         Ok(())
     })?;
     for entry in tables.uncounted.iter() {

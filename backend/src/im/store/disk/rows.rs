@@ -6,6 +6,7 @@ use super::tables::{
 };
 use crate::im::store::LoginRule;
 use crate::im::store::directory::{Changed, Directory, Kind, Rare};
+use crate::im::store::rules::limits::SendLimit;
 use fjall::Keyspace;
 use prost::Message as _;
 
@@ -120,6 +121,7 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Chang
                 removed: place.removed,
                 is_dissolved: place.is_dissolved,
                 keep_s: place.keep_s,
+                send_limit: directory.limits.get(&id).map(SendLimit::per_minute),
             };
             (&tables.conversations, id.index().to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }

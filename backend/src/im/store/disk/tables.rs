@@ -177,6 +177,9 @@ pub(super) struct ConversationRecord {
     /// Seconds for which messages are kept.
     #[prost(uint32, tag = "14")]
     pub(super) keep_s: u32,
+    /// Messages a minute that it takes by order, 0: none.
+    #[prost(uint32, optional, tag = "15")]
+    pub(super) send_limit: Option<u32>,
 }
 
 /// Progress of an erasure. Conversation 2^32 - 1 stands for all groups, 2^32 - 2 for message keys.

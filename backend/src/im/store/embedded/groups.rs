@@ -196,6 +196,7 @@ pub(super) fn dissolve<E: Engine>(store: &mut EngineStore<E>, conversation: Conv
         .for_each(|number| store.engine.remove_event(conversation, number));
     store.directory.conversations.get_mut(conversation).dissolve();
     store.directory.doomed.insert(conversation);
+    store.directory.limits.remove(&conversation);
     store.directory.changed.push(Changed::Conversation(conversation));
     members
 }

@@ -74,6 +74,11 @@ impl<E: Engine> EngineStore<E> {
         let place = self.directory.conversations.get(conversation);
         let member = place.member(draft.sender).ok_or(Refusal::NotMember)?;
         rules::judge_speaker(member, place.is_silent(), now_ms)?;
+        if !rules::is_operator(draft.device)
+            && let Some(limit) = self.directory.limits.get_mut(&conversation)
+        {
+            limit.take(now_ms)?;
+        }
         Ok(conversation)
     }
 

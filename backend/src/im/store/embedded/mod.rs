@@ -141,10 +141,8 @@ impl<E: Engine> EngineStore<E> {
                 let mut sweeps = Sweeps { store: self };
                 Outcome::Done(Ok(sweeps.delete_user(user, to_id, event, batch)?))
             }
-            Write::SetRetention { conversation, keep_s } => {
-                self.directory.set_retention(conversation, keep_s);
-                Outcome::Done(Ok(None))
-            }
+            Write::SetRetention { conversation, keep_s } => self.set_retention(conversation, keep_s),
+            Write::LimitSends { conversation, per_minute } => self.limit_sends(conversation, per_minute),
             Write::Sweep(sweep) => {
                 let swept = Sweeps { store: self }.sweep(now_ms, sweep, batch)?;
                 self.swept += swept.removed;
@@ -169,6 +167,16 @@ impl<E: Engine> EngineStore<E> {
                 Outcome::Done(Ok(None))
             }
         })
+    }
+
+    fn set_retention(&mut self, conversation: ConversationId, keep_s: u32) -> Outcome {
+        self.directory.set_retention(conversation, keep_s);
+        Outcome::Done(Ok(None))
+    }
+
+    fn limit_sends(&mut self, conversation: ConversationId, per_minute: Option<u32>) -> Outcome {
+        self.directory.limit_sends(conversation, per_minute);
+        Outcome::Done(Ok(None))
     }
 
     /// Removes what every device of the user has; how much that is.
@@ -302,6 +310,7 @@ impl<E: Engine> Store for EngineStore<E> {
             users: self.directory.users.len(),
             conversations: self.directory.conversations.len(),
             members: self.directory.members,
+            limited: self.directory.limits.len(),
             swept: self.swept,
             erasing: self.directory.erasures.len() + self.directory.doomed.len(),
             commits,

@@ -147,6 +147,10 @@ fn deletions_of(store: &Disk, by: Origin, users: &[UserId], places: &[Conversati
         writes.push(Write::Clear { conversation, by, to, event: event() });
         let keep_s = [1, 0, KEEP_FOR_EVER][number as usize % 3];
         writes.push(Write::SetRetention { conversation, keep_s });
+        writes.push(Write::LimitSends {
+            conversation,
+            per_minute: [None, Some(0), Some(6)][number as usize % 3],
+        });
         if let Some(group) = store.id(conversation).strip_prefix("group:") {
             let (group, users) = (group.to_owned(), users.to_vec());
             writes.push(Write::Invite { group, by, users, event: event() });

@@ -52,6 +52,26 @@ fn sweep_once(store: &mut Disk, judged_ms: u64) {
     committed(store, vec![Write::Sweep(sweep)]);
 }
 
+#[test]
+fn a_frozen_conversation_stays_frozen_over_restarts() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("opens");
+    let [a, b] = ["a", "b"].map(|uid| store.try_user(uid).expect("room"));
+    let outcomes = committed(&mut store, vec![said((a, "a"), Target::User(b), 1, 1, "before")]);
+    let Outcome::Appended(Ok(stored)) = &outcomes[0] else { panic!("{outcomes:?}") };
+    let conversation = stored.conversation;
+    committed(&mut store, vec![Write::LimitSends { conversation, per_minute: Some(0) }]);
+    drop(store);
+    let mut store = folder.open().expect("opens");
+    let later = |key| said((a, "a"), Target::User(b), key, u64::from(key), "later");
+    let outcomes = committed(&mut store, vec![later(2)]);
+    assert!(matches!(outcomes[0], Outcome::Appended(Err(Refusal::Frozen))), "{outcomes:?}");
+    committed(&mut store, vec![Write::LimitSends { conversation, per_minute: None }]);
+    drop(store);
+    let outcomes = committed(&mut folder.open().expect("opens"), vec![later(3)]);
+    assert!(matches!(outcomes[0], Outcome::Appended(Ok(_))), "{outcomes:?}");
+}
+
 /// Files below a folder that hold a text.
 fn holders(folder: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
