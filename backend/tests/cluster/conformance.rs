@@ -30,9 +30,11 @@ const DIFFERENT: &[&str] = &[
     "expired_messages_become_voids",
     "a_conversation_may_be_kept_longer_or_shorter",
     "a_deleted_user_leaves_nothing_and_may_come_again",
+    // Orders.
+    "a_conversation_takes_what_the_operator_allows",
 ];
 /// Checks of the suite.
-const CHECKS: usize = 20;
+const CHECKS: usize = 21;
 
 struct OneNode {
     store: ClusterStore,
