@@ -34,7 +34,7 @@ echo "fuzz: target $target, at most $runs runs and ${FUZZ_SECONDS:-3600} s, sani
 # The engine needs the crates of this target only.
 case $target in
     shard | snapshot | router | admin) features=gateway ;;
-    sdk_*) features=sdk ;;
+    sdk_* | dispatch_answer) features=sdk ;;
     http_* | tls_* | websocket | proxy_v2 | upgrade_head) features=net ;;
     link_host | backend_*) features=backend ;;
     *) features= ;;

@@ -63,6 +63,9 @@ pub mod target {
         /// A client core against a hostile gateway.
         #[cfg(feature = "sdk")]
         sdk_core = crate::sdk_core::body;
+        /// Answers of dispatch servers to a client.
+        #[cfg(feature = "sdk")]
+        dispatch_answer = moorline_sdk::client::fuzz::body;
         /// The journal of a client's store.
         #[cfg(feature = "sdk")]
         sdk_store = moorline_sdk::store::fuzz::body;

@@ -9,6 +9,8 @@
 
 pub mod client;
 pub mod core;
+#[cfg(test)]
+mod corpus;
 pub mod im;
 pub mod store;
 

@@ -204,7 +204,7 @@ fn fault(error: &io::Error) -> DispatchFault {
 }
 
 /// Sends a request and reads the answer to its end.
-fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>, DispatchFault> {
+pub(super) fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Vec<u8>, DispatchFault> {
     let written = stream.write_all(request.as_bytes()).and_then(|()| stream.flush());
     written.map_err(|error| fault(&error))?;
     let (mut bytes, mut block) = (Vec::new(), [0; READ_BYTES]);

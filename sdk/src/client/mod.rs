@@ -44,6 +44,8 @@ mod clock;
 mod dispatch;
 mod driver;
 mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod jobs;
 mod jwt;
 mod keeper;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Longest body of an answer, in bytes. Eight endpoints with their regions take at most 3 KiB.
 pub const DISPATCH_ANSWER_BYTES_MAX: usize = 16 << 10;
 /// Endpoints of one answer.
-pub(super) const ENDPOINTS_MAX: usize = 8;
+pub(crate) const ENDPOINTS_MAX: usize = 8;
 /// Shortest and longest lifetime of a list that the client keeps to.
 const LIFETIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3600)];
 
@@ -67,11 +67,11 @@ impl DispatchFault {
 
 /// Gateways to try, in this order.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct EndpointList {
+pub(crate) struct EndpointList {
     /// Addresses, `host:port`; at least 1.
-    pub(super) places: Vec<Arc<str>>,
+    pub(crate) places: Vec<Arc<str>>,
     /// Time for which the list may be used without another question.
-    pub(super) lifetime: Duration,
+    pub(crate) lifetime: Duration,
 }
 
 #[derive(Deserialize)]
@@ -87,7 +87,7 @@ struct Entry {
 
 /// Reads the body of an answer. `is_proved`: gateways have to prove a name, so that any `tls://` will do; otherwise only
 /// `tcp://` addresses in `known`.
-pub(super) fn read(body: &[u8], known: &[Arc<str>], is_proved: bool) -> Result<EndpointList, DispatchFault> {
+pub(crate) fn read(body: &[u8], known: &[Arc<str>], is_proved: bool) -> Result<EndpointList, DispatchFault> {
     let bad = |why| DispatchFault::BadAnswer { why };
     if body.len() > DISPATCH_ANSWER_BYTES_MAX {
         return Err(bad("it has more than 16 KiB"));

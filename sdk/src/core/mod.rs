@@ -18,7 +18,7 @@ mod config;
 mod connection_state;
 mod conversation;
 mod downlink;
-mod endpoint_list;
+pub(crate) mod endpoint_list;
 mod endpoint_round;
 mod endpoints;
 mod environment;

@@ -115,18 +115,5 @@ fn seeds() -> Vec<Vec<u8>> {
 
 #[test]
 fn every_input_of_the_corpus_passes() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/sdk_store");
-    if std::env::var("FUZZ_SEEDS").is_ok_and(|value| value == "write") {
-        fs::create_dir_all(&folder).expect("the folder");
-        for (number, seed) in seeds().iter().enumerate() {
-            fs::write(folder.join(format!("seed-{number:03}")), seed).expect("a file");
-        }
-    }
-    seeds().iter().for_each(|seed| (0..=seed.len()).for_each(|cut| body(&seed[..cut])));
-    let mut count = 0;
-    for entry in fs::read_dir(folder).expect("the folder is committed") {
-        body(&fs::read(entry.expect("an entry").path()).expect("a file"));
-        count += 1;
-    }
-    assert!(count >= 10, "{count} inputs");
+    crate::corpus::replay("sdk_store", &seeds(), body);
 }
