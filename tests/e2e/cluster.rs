@@ -3,6 +3,7 @@
 //! Every message that was acknowledged is with every device of both people, once and in order, whatever ends meanwhile.
 
 mod api;
+mod cut;
 mod nodes;
 mod people;
 
