@@ -4,6 +4,7 @@
 //! all is dropped, as if it were lost on the way: whoever sent it sends it again, or is answered RETRY.
 
 mod calls;
+mod presence;
 mod questions;
 
 use super::cell::{Content, Deliver, Known, Passage, relation_code, relation_of};
@@ -16,7 +17,7 @@ use prost::Message as _;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 15")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15")]
     body: Option<Body>,
 }
 
@@ -40,6 +41,10 @@ enum Body {
     Call(calls::CallBody),
     #[prost(message, tag = "9")]
     Called(calls::CalledBody),
+    #[prost(message, tag = "10")]
+    AskOnline(presence::AskOnlineBody),
+    #[prost(message, tag = "11")]
+    Online(presence::OnlineBody),
     #[prost(bool, tag = "15")]
     Stopping(bool),
 }
@@ -230,6 +235,8 @@ pub fn encode(message: PeerMessage) -> Bytes {
         PeerMessage::Stopping => Body::Stopping(true),
         PeerMessage::Call(part, call) => Body::Call(calls::of_call(part, *call)),
         PeerMessage::Called(part, answer) => Body::Called(calls::of_called(part, *answer)),
+        PeerMessage::AskOnline(request, users) => Body::AskOnline(presence::of_question(request, &users)),
+        PeerMessage::Online(request, online) => Body::Online(presence::of_online(request, online)),
     };
     Envelope { body: Some(body) }.encode_to_vec().into()
 }
@@ -248,6 +255,8 @@ pub fn decode(bytes: Bytes) -> Option<PeerMessage> {
         Body::Given(given) => given_of(&given).map(PeerMessage::Given),
         Body::Stopping(_) => Some(PeerMessage::Stopping),
         Body::Call(body) => Some(PeerMessage::Call(body.part, Box::new(calls::call_of(body)?))),
+        Body::AskOnline(body) => presence::question_of(body),
+        Body::Online(body) => presence::online_of(body),
         Body::Called(body) => Some(PeerMessage::Called(body.part, Box::new(calls::answer_of(body)?))),
     }
 }

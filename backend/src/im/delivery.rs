@@ -193,7 +193,7 @@ impl<S: Store> Deliveries<'_, S> {
 
     /// Pushes what another node has stored for users of this one.
     pub(super) fn on_arrived(&mut self, arrived: &Arrived) {
-        let Arrived { messages, recipients, grown, removed: _, ruled: _ } = arrived;
+        let Arrived { messages, recipients, grown, .. } = arrived;
         for ArrivedMessage { conversation, origin, delivery } in messages {
             self.deliver(*conversation, *origin, delivery, recipients);
         }

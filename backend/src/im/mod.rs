@@ -29,6 +29,7 @@ mod ids;
 mod logins;
 pub mod names;
 mod newcomers;
+mod onlookers;
 mod output;
 mod presence;
 mod quotas;
@@ -209,6 +210,7 @@ impl<S: Store> Im<S> {
     pub fn handle_turn_end(&mut self, now: Now) {
         work::do_large_work(self);
         self.deliveries().write_acks();
+        onlookers::tell(self, now);
         sweep::sweep_on(self, now);
         self.commit(now);
         self.fan_out(now);

@@ -217,7 +217,9 @@ impl<S: Store> Im<S> {
     }
 
     fn on_completion(&mut self, ticket: Ticket, completion: Completion) {
-        if let Completion::Arrived(arrived) = completion {
+        if let Completion::Arrived(mut arrived) = completion {
+            self.presences.onlookers.ask(std::mem::take(&mut arrived.asked));
+            self.presences.hear(std::mem::take(&mut arrived.online));
             for (user, device) in &arrived.removed {
                 let theirs = self.sessions.of(*user).filter(|it| it.owner() == Some((*user, *device)));
                 let theirs: Vec<_> = theirs.map(|session| session.id).collect();

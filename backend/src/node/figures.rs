@@ -52,7 +52,7 @@ impl NodeFigures {
     }
 
     /// Values that go up alone: name, help, value.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 21] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 24] {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let Tick { status: it, calls, .. } = self.last();
         [
@@ -83,6 +83,17 @@ impl NodeFigures {
                 "node_calls_unanswered",
                 "Parts of API calls that another node did not answer.",
                 calls.unanswered,
+            ),
+            (
+                "node_presences_asked",
+                "Users of whom other nodes were asked whether they are online.",
+                it.presences_asked,
+            ),
+            ("node_presences_told", "Users of whom other nodes were told.", it.presences_told),
+            (
+                "node_presences_unanswered",
+                "Questions of clients about presence that another node did not answer.",
+                it.presences_unanswered,
             ),
             ("node_moved", "SENDs answered RETRY because their slot moved.", it.moved),
         ]

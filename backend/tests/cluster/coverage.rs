@@ -198,6 +198,16 @@ coverage! {
     calls_forwarded;
     /// Parts of calls that other nodes did not answer in time.
     calls_unanswered;
+    /// Users online in the answers to devices.
+    presences_read;
+    /// News about users that devices received.
+    presences_pushed;
+    /// Users of whom other nodes were asked whether they are online.
+    presences_asked;
+    /// Users of whom other nodes were told.
+    presences_told;
+    /// Questions about presence that another node did not answer.
+    presences_unanswered;
     /// Events that devices received.
     event_pushes;
     /// Events that devices had before.
@@ -231,5 +241,8 @@ impl Coverage {
         self.asked += status.asked;
         self.rows_forgotten += status.rows_forgotten;
         self.rows_read += status.rows_read;
+        self.presences_asked += status.presences_asked;
+        self.presences_told += status.presences_told;
+        self.presences_unanswered += status.presences_unanswered;
     }
 }

@@ -3,6 +3,7 @@
 //! A device has at most one SEND to one conversation under way, as the gateway and the client library see to it.
 
 use crate::calls::{INBOX, LIVE};
+use crate::presences::Watching;
 use crate::requests::{MADE, Requests};
 use crate::world::{CHAOS_MS, Event, GROUP, World};
 use bytes::Bytes;
@@ -81,6 +82,8 @@ pub(crate) struct Device {
     pub(crate) told: Vec<(String, u64, String, u64)>,
     /// Own messages that were refused for good: a try before may have been stored.
     pub(crate) refused: BTreeSet<u64>,
+    /// Presence of others. `None`: the device has not asked.
+    pub(crate) watching: Option<Watching>,
 }
 
 pub(crate) struct Gateway {
@@ -90,6 +93,8 @@ pub(crate) struct Gateway {
     last_correlation: u64,
     /// Frames of users who may not log in, which have to be refused, with the user.
     to_refuse: BTreeMap<u64, String>,
+    /// Users of whom one has ever wanted to block the other.
+    pub(crate) blocked: BTreeSet<BTreeSet<String>>,
 }
 
 impl Gateway {
@@ -133,11 +138,13 @@ impl Gateway {
                     pushed: BTreeSet::new(),
                     told: Vec::new(),
                     refused: BTreeSet::new(),
+                    watching: None,
                 });
             }
         }
         let (routes, correlations, to_refuse) = (NodeRoutes::default(), BTreeMap::new(), BTreeMap::new());
-        Self { routes, devices, correlations, last_correlation: 0, to_refuse }
+        let blocked = BTreeSet::new();
+        Self { routes, devices, correlations, last_correlation: 0, to_refuse, blocked }
     }
 
     pub(crate) fn uids() -> Vec<String> {
@@ -173,6 +180,11 @@ impl Gateway {
 impl Device {
     pub(crate) const fn session(&self) -> Option<(usize, SessionId)> {
         self.session
+    }
+
+    /// Platform as the device names it: each device of a user has another one.
+    pub(crate) fn platform(&self) -> u32 {
+        1 + u32::from(self.name.ends_with('1'))
     }
 }
 
@@ -302,7 +314,8 @@ impl World {
                 let it = &self.gateway.devices[device];
                 let (uid, name) = (it.uid.clone(), it.name.clone());
                 let login_version = u64::from(it.generation);
-                let login = ConnUp { uid, device: name, login_version, ..Default::default() };
+                let platform = it.platform().cast_signed();
+                let login = ConnUp { uid, device: name, platform, login_version, ..Default::default() };
                 let gateway = GatewayId::new(0);
                 let event = LinkEvent::ConnUp { session, gateway, login, is_new: true };
                 self.input(node, |im, now| im.handle(now, event));

@@ -15,6 +15,7 @@ mod one_node;
 mod oracle;
 #[path = "../postgres/mod.rs"]
 mod postgres;
+mod presences;
 mod relations;
 mod requests;
 mod world;

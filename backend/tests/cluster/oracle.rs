@@ -41,7 +41,7 @@ impl World {
                 }
             }
         }
-        self.missing_event().or_else(|| self.missing_push())
+        self.missing_event().or_else(|| self.missing_push()).or_else(|| self.missing_presence())
     }
 
     /// Panics where a promise is broken.

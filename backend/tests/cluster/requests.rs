@@ -63,6 +63,9 @@ impl Requests {
             let create = im::GroupCreateRequest { group: "made".into(), members };
             waiting.push((600, "im.group.create", encode(&create)));
         }
+        let (method, payload) = watch();
+        let during_faults = 1000 + CHAOS_MS / 12 * (2 * user + device) as u64 / 2;
+        waiting.extend([CHAOS_MS + 2500, during_faults].map(|at| (at, method, payload.clone())));
         waiting.sort_by_key(|(at, ..)| *at);
         Self { waiting: waiting.into(), ..Self::default() }
     }
@@ -77,6 +80,10 @@ impl Requests {
             flight.again_ms = now_ms;
         }
     }
+}
+
+fn watch() -> (&'static str, Bytes) {
+    ("im.presence", encode(&im::PresenceRequest { users: Gateway::uids(), watch: true }))
 }
 
 fn relate(user: String, change: im::RelationChange) -> (&'static str, Bytes) {
@@ -188,6 +195,12 @@ impl World {
         let correlation = self.gateway.next_correlation(device);
         let it = &mut self.gateway.devices[device];
         let Some(flight) = it.requests.flight.as_mut() else { return };
+        if flight.method == "im.relation" {
+            let request: im::RelationRequest = decode(&flight.payload).expect("a request");
+            if request.change() == im::RelationChange::Block {
+                self.gateway.blocked.insert(BTreeSet::from([it.uid.clone(), request.user]));
+            }
+        }
         (flight.correlation, flight.again_ms) = (correlation, now_ms + ANSWER_MS);
         flight.tries += 1;
         let is_dup = flight.tries > 1;
@@ -243,6 +256,10 @@ impl World {
                         let known = [GROUP, MADE];
                         assert!(got.invitations.iter().all(|id| known.contains(&&**id)), "{got:?}");
                     }
+                    "im.presence" => {
+                        let got = decode(&resp.payload).expect("presences");
+                        self.on_presences(device, got);
+                    }
                     "im.profile.get" => self.coverage.profiles_read += u64::from(!is_empty),
                     _ => self.coverage.lists += u64::from(!is_empty),
                 }
@@ -275,6 +292,10 @@ impl World {
         let happened: im::Happened = decode(&push.happened).expect("an event");
         if matches!(happened.what, Some(im::happened::What::ReadCounts(_))) {
             return true; // nobody keeps it
+        }
+        if let Some(im::happened::What::Presence(presence)) = happened.what {
+            self.on_presence(device, presence);
+            return true;
         }
         self.coverage.event_pushes += 1;
         let is_new = self.gateway.devices[device].requests.events.insert(push.message_id);

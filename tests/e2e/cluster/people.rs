@@ -10,7 +10,7 @@ use moorline_proto::message::im::{
 };
 use moorline_proto::message::{decode, encode};
 
-use moorline_sdk::core::{Repeat, Target};
+use moorline_sdk::core::{ConversationEvent, Repeat, Target};
 
 /// Changes what one person makes of another one.
 fn relate(by: &Person, other: &Person, change: RelationChange) -> Relation {
@@ -192,4 +192,46 @@ fn a_removed_device_is_ended_and_comes_again_as_a_new_one() {
         assert_eq!((left.len(), left.iter().any(|device| device.device == "d0")), (3, false), "{left:?}");
         drop(later);
     }
+}
+
+/// Waits until each person sees all of these online, and watches them.
+fn until_seen(people: &[Person], uids: &[&str]) {
+    for person in people {
+        until("everybody's presence", || {
+            let seen = person.devices[0].presence(uids, true, PATIENCE).ok()?;
+            (seen.len() == uids.len() && seen.iter().all(|it| !it.platforms.is_empty())).then_some(())
+        });
+    }
+}
+
+/// Waits until each person is told that a user came, or went.
+fn until_told(people: &[Person], uid: &str, is_there: bool) {
+    for person in people {
+        until("news of a user", || {
+            let message = person.devices[0].recv_timeout(PATIENCE).expect("it comes");
+            let Some(ConversationEvent::Presence(it)) = message.happened.as_deref() else { return None };
+            (it.user == uid && it.platforms.is_empty() != is_there).then_some(())
+        });
+    }
+}
+
+#[test]
+fn whoever_is_online_is_seen_from_each_node_and_watchers_hear_of_changes() {
+    let test = "whoever_is_online_is_seen_from_each_node_and_watchers_hear_of_changes";
+    let Some(mut cluster) = start(test, 2, 1) else { return };
+    let mut people = people(&cluster);
+    let uids: Vec<String> = people.iter().map(|person| person.uid.clone()).collect();
+    let uids: Vec<&str> = uids.iter().map(String::as_str).collect();
+    until_seen(&people, &uids);
+    let gone = people.pop().expect("six").uid;
+    until_told(&people, &gone, false);
+    let back = connect(cluster.gateway(0).listener, &gone, "d0");
+    until_told(&people, &gone, true);
+    let address = cluster.nodes.remove(&2).expect("it runs").kill();
+    until_seen(&people, &uids);
+    cluster.start_node(2, &address.to_string());
+    cluster.until_owned(&[1, 2, 3]);
+    until_seen(&people, &uids);
+    drop(back);
+    until_told(&people, &gone, false);
 }

@@ -2,17 +2,18 @@
 
 use super::devices::{NewLogin, infos};
 use super::inboxes::Pushing;
+use super::presence::Watching;
 use super::questions::Asking;
 use super::reads::{PageAsk, Reading};
-use super::{ClusterStore, Op, Place};
+use super::{ClusterStore, Home, Op, Place};
 use crate::cluster::cell::slot_of;
 use crate::im::store::{
     Arrived, Backlog, Command, Completion, ConversationId, Counts, DeviceInfo, Facts, GroupSettings, Login,
-    Member, Outcome, Read, ReadSet, Recall, Refusal, Relation, Store, SweepNeed, Swept, Ticket, UserId,
-    WhoMayAdd, Write,
+    Member, Online, Outcome, Read, ReadSet, Recall, Refusal, Relation, Store, SweepNeed, Swept, Ticket,
+    UserId, Whereabouts, WhoMayAdd, Write,
 };
 use bytes::Bytes;
-use moorline_proto::slots::Slot;
+use moorline_proto::slots::{NodeId, Slot};
 use std::collections::HashMap;
 
 impl ClusterStore {
@@ -74,6 +75,7 @@ impl ClusterStore {
                 Reading { store: self }.read_stream(ticket, user, (after, limit), into);
             }
             Read::Profiles { uids } => Reading { store: self }.read_profiles(ticket, uids),
+            Read::Presences { users } => Watching { store: self }.read(ticket, &users),
         }
     }
 }
@@ -186,6 +188,18 @@ impl Store for ClusterStore {
     fn name(&self) -> Bytes {
         self.name.clone()
     }
+
+    fn whereabouts_version(&self) -> u64 {
+        self.revision
+    }
+
+    fn watch_presences(&mut self, users: &[UserId]) {
+        Watching { store: self }.watch(users);
+    }
+
+    fn answer_presences(&mut self, node: NodeId, request: u64, online: Option<Vec<Online>>) {
+        Watching { store: self }.answer(node, request, online);
+    }
 }
 
 impl Facts for ClusterStore {
@@ -264,6 +278,14 @@ impl Facts for ClusterStore {
 
     fn relations(&self, user: UserId) -> Vec<(UserId, Relation)> {
         self.known.relations(user).to_vec()
+    }
+
+    fn whereabouts(&self, user: UserId) -> Whereabouts {
+        match self.home(slot_of(user.number()), true) {
+            Home::Here => Whereabouts::Here,
+            Home::At(_) => Whereabouts::Elsewhere,
+            Home::Nowhere => Whereabouts::Unknown,
+        }
     }
 
     fn devices(&self, user: UserId) -> Vec<DeviceInfo> {

@@ -27,7 +27,9 @@ mod known;
 mod listing;
 mod ops;
 mod ownership;
+mod peers;
 mod prefetch;
+mod presence;
 mod questions;
 mod reads;
 mod relations;
@@ -35,23 +37,24 @@ mod slot;
 
 pub use ops::{Append, Wanted};
 pub use ownership::Home;
+pub use peers::{AppendedAt, ClusterStatus, PeerMessage};
 pub use questions::{Answered, HeadRow, Question};
 
-use super::cell::{CellId, CellRequest, CellResult, Deliver, Known, Life, RequestId, Transaction, slot_of};
+use super::cell::{CellId, CellRequest, CellResult, Life, RequestId, Transaction, slot_of};
 use super::members::Members;
 use crate::config::ImConfig;
 use crate::im::store::rules::{self, Rules};
-use crate::im::store::{Arrived, Completion, ConversationId, LoginRule, Refusal, Ticket, UserId};
-use crate::im::{ApiAnswer, ApiCall};
+use crate::im::store::{Arrived, Completion, LoginRule, Refusal, Ticket, UserId};
 use batches::{Batches, Place};
 use bytes::Bytes;
 use commit::Outcomes;
 use inboxes::{Inboxes, Pushing};
 use known::KnownFacts;
-use moorline_proto::slots::{NodeId, Owner, Slot, SlotTable};
+use moorline_proto::slots::{NodeId, Slot, SlotTable};
 use moorline_proto::time::{Duration, Instant};
 use ops::{Asker, Build, Done, Op};
 use ownership::{Owning, Pending};
+use presence::{Presences, Watching};
 use questions::{Asking, Kind};
 use reads::{Reading, Reads};
 use slot::{OwnedSlot, QUEUE_MAX, ROWS_MAX, SLOT_ROWS_MIN};
@@ -117,89 +120,6 @@ pub enum Output {
     Peer(NodeId, PeerMessage),
 }
 
-/// A message between nodes.
-#[derive(Clone, Debug)]
-pub enum PeerMessage {
-    /// Asks the owner of a conversation to store a message. Answered by [`Self::Appended`].
-    Append(u64, Append),
-    /// Answers an [`Self::Append`].
-    Appended(u64, Result<AppendedAt, Refusal>),
-    /// Brings a message or event to the owner of a receiver. Answered by [`Self::Delivered`].
-    Deliver(Deliver),
-    /// Asks the owner of a conversation or user to write something else. Answered by [`Self::Answered`].
-    Ask(u64, Box<Question>),
-    /// Answers an [`Self::Ask`].
-    Answered(u64, Result<Answered, Refusal>),
-    /// Confirms the messages and events of a conversation to a user, up to an order.
-    Delivered(ConversationId, UserId, u64),
-    /// Slots that were given to the receiver.
-    Given(Vec<(Slot, Owner)>),
-    /// The sender gives its slots away, and should own none.
-    Stopping,
-    /// Has the owner of a user do a call of the server API. Answered by [`Self::Called`]. For [`crate::cluster::calls`].
-    Call(u64, Box<ApiCall>),
-    /// Answers a [`Self::Call`].
-    Called(u64, Box<ApiAnswer>),
-}
-
-/// A message that another node has stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppendedAt {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// Id of the conversation.
-    pub id: Arc<str>,
-    /// True for a group.
-    pub is_group: bool,
-    /// Number of members.
-    pub members: usize,
-    /// Seq, id and time of the message.
-    pub known: Known,
-    /// True: it was stored before.
-    pub is_repeat: bool,
-}
-
-/// Figures since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClusterStatus {
-    /// Slots taken over.
-    pub claimed: u64,
-    /// Slots that a fence did not return.
-    pub fenced: u64,
-    /// Slots given to another node.
-    pub handed_over: u64,
-    /// Slots forgotten because the lease ended.
-    pub leases_ended: u64,
-    /// Transactions whose outcome was unknown.
-    pub unknown: u64,
-    /// Messages that a transaction of unknown outcome had stored.
-    pub found: u64,
-    /// Numbers that became voids.
-    pub voids: u64,
-    /// Messages that went into a stream with their transaction.
-    pub direct: u64,
-    /// DELIVERs that were sent, also again.
-    pub delivers: u64,
-    /// DELIVERs that were not appended: repeated, or too early.
-    pub ignored: u64,
-    /// SENDs that another node stored.
-    pub forwarded: u64,
-    /// SENDs answered RETRY because their slot moved.
-    pub moved: u64,
-    /// Transactions that were durable.
-    pub transactions: u64,
-    /// Messages in them.
-    pub messages: u64,
-    /// Events in them.
-    pub events: u64,
-    /// Questions that another node answered.
-    pub asked: u64,
-    /// Rows that were read from cells into the memory of slots.
-    pub rows_read: u64,
-    /// Rows of slots that were forgotten, because there were too many.
-    pub rows_forgotten: u64,
-}
-
 /// A transaction whose result is to come.
 #[derive(Debug)]
 struct InFlight {
@@ -254,6 +174,7 @@ pub struct ClusterStore {
     /// Questions at other nodes, with the time at which their wait ends.
     questions: BTreeMap<u64, (Asker, Kind, Instant)>,
     inboxes: Inboxes,
+    presences: Presences,
     /// New users for which prefetches wait.
     making: BTreeMap<u64, (Ticket, Arc<str>)>,
     /// Those that are asked for again.
@@ -297,6 +218,7 @@ impl ClusterStore {
             appends: BTreeMap::new(),
             questions: BTreeMap::new(),
             inboxes: Inboxes::default(),
+            presences: Presences::default(),
             making: BTreeMap::new(),
             users_again: Vec::new(),
             pending: HashMap::new(),
@@ -343,6 +265,7 @@ impl ClusterStore {
             }
         }
         Asking { store: self }.end_questions();
+        Watching { store: self }.end_waits();
         self.work();
     }
 
@@ -373,6 +296,10 @@ impl ClusterStore {
             PeerMessage::Delivered(conversation, user, order) => {
                 self.on_delivered(conversation, user, order);
             }
+            PeerMessage::AskOnline(request, users) => {
+                Watching { store: self }.on_question(from, request, users);
+            }
+            PeerMessage::Online(request, online) => Watching { store: self }.on_answer(request, online),
             PeerMessage::Stopping => self.members.handle_stopping(from),
             PeerMessage::Call(..) | PeerMessage::Called(..) => {} // the driver gives them to `Calls`
             PeerMessage::Given(owners) => {
@@ -450,7 +377,10 @@ impl ClusterStore {
         let answer = self.appends.values().map(|(_, until)| *until);
         let answer = answer.chain(self.questions.values().map(|(.., until)| *until)).min();
         let lease = self.members.next_deadline(self.now);
-        [resend, answer, self.clean_at].into_iter().flatten().fold(lease, Instant::min)
+        [resend, answer, self.clean_at, self.presences.next_deadline()]
+            .into_iter()
+            .flatten()
+            .fold(lease, Instant::min)
     }
 
     /// Sends a request to a cell.

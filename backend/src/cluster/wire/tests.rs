@@ -3,7 +3,9 @@
 use super::*;
 use crate::cluster::store::{Answered, HeadRow, Question};
 use crate::im::store::rules::relations::{Both, Counts};
-use crate::im::store::{GroupChange, GroupEdit, GroupSettings, LoginChange, RelationChange, Role, WhoMayAdd};
+use crate::im::store::{
+    GroupChange, GroupEdit, GroupSettings, LoginChange, Online, RelationChange, Role, WhoMayAdd,
+};
 use crate::im::{ApiAnswer, ApiBody, ApiCall, Keep, PushTo};
 use moorline_proto::message::client::{self, Code};
 use proptest::prelude::*;
@@ -161,6 +163,13 @@ fn appended() -> impl Strategy<Value = Result<AppendedAt, Refusal>> {
     prop_oneof![at.prop_map(Ok), refusal.prop_map(Err)]
 }
 
+fn online() -> impl Strategy<Value = Option<Vec<Online>>> {
+    let one = (name(), proptest::collection::vec(any::<u32>(), 0..4), any::<u64>());
+    let one =
+        one.prop_map(|(user, platforms, seen_ms)| Online { user: UserId::new(user), platforms, seen_ms });
+    proptest::option::of(proptest::collection::vec(one, 0..4))
+}
+
 fn message() -> impl Strategy<Value = PeerMessage> {
     let content = prop_oneof![
         (1_u64..).prop_map(Content::Message),
@@ -203,6 +212,8 @@ fn message() -> impl Strategy<Value = PeerMessage> {
     let calls = prop_oneof![
         (any::<u64>(), call()).prop_map(|(part, call)| PeerMessage::Call(part, Box::new(call))),
         (any::<u64>(), called()).prop_map(|(part, answer)| PeerMessage::Called(part, Box::new(answer))),
+        (any::<u64>(), users()).prop_map(|(request, users)| PeerMessage::AskOnline(request, users)),
+        (any::<u64>(), online()).prop_map(|(request, online)| PeerMessage::Online(request, online)),
     ];
     prop_oneof![
         calls,

@@ -34,7 +34,7 @@ const ANSWER_OVERHEAD_BYTES: usize = 1 << 10;
 pub(super) type Answer = Result<Bytes, Refused>;
 
 /// Next step of a request.
-enum Step {
+pub(super) enum Step {
     /// An answer now.
     Answer(Bytes),
     /// A write, and an answer when it is durable.
@@ -87,6 +87,8 @@ pub(super) enum AfterRead {
     Recalled(u64),
     /// Profiles of the users.
     Profiles,
+    /// Presence of users, of whom some are known elsewhere.
+    Presences(Box<presence::Pending>),
 }
 
 /// A request, decoded.
@@ -318,6 +320,10 @@ impl<S: Store> Im<S> {
                 let answer = self.requests().profiles_answer(profiles);
                 self.out.answer_read(reply, answer);
             }
+            (AfterRead::Presences(pending), Completion::Presences(others)) => {
+                let answer = self.requests().presence_answer(asked, *pending, others);
+                self.out.answer_read(reply, answer);
+            }
             (then, completion) => unreachable!("the store answered {then:?} with {completion:?}"),
         }
     }
@@ -360,7 +366,7 @@ impl<F: Facts> Requests<'_, F> {
             Request::Profiles(request) => people::profiles(request),
             Request::Devices => Ok(self.devices(asked)),
             Request::RemoveDevice(request) => Ok(self.remove_device(asked, &request)),
-            Request::Presence(request) => self.presence(asked, &request).map(Step::Answer),
+            Request::Presence(request) => self.presence(asked, &request),
         }
     }
 

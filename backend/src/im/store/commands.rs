@@ -110,6 +110,12 @@ pub enum Read {
         /// Names that the facts must cover.
         uids: Vec<String>,
     },
+    /// Asks for the presence of users whose sessions are known [elsewhere](super::Whereabouts). Answered by
+    /// [`super::Completion::Presences`].
+    Presences {
+        /// The users.
+        users: Vec<UserId>,
+    },
 }
 
 /// To whom a message goes.

@@ -7,11 +7,12 @@
 use super::rules::{self, Contact};
 use super::{
     Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings,
-    LoginDenied, LoginRule, Member, Origin, Recipient, Refusal, Relation, Stored, SweepNeed, Ticket, UserId,
-    WhoMayAdd,
+    LoginDenied, LoginRule, Member, Online, Origin, Recipient, Refusal, Relation, Stored, SweepNeed, Ticket,
+    UserId, Whereabouts, WhoMayAdd,
 };
 use crate::im::names::Names;
 use bytes::Bytes;
+use moorline_proto::slots::NodeId;
 
 /// A store of conversations, members, messages, message keys, inboxes and cursors.
 ///
@@ -59,6 +60,17 @@ pub trait Store: Facts {
 
     /// Name that no other store has: 16 random bytes.
     fn name(&self) -> Bytes;
+
+    /// Version of [`Facts::whereabouts`]: it changes when a user may have moved.
+    fn whereabouts_version(&self) -> u64 {
+        0
+    }
+
+    /// Watches users whose sessions are known elsewhere, for a while: [`Arrived::online`] tells of them.
+    fn watch_presences(&mut self, _users: &[UserId]) {}
+
+    /// Answers a [`PresenceQuestion`]. `None`: the sessions of a user are not known here.
+    fn answer_presences(&mut self, _node: NodeId, _request: u64, _online: Option<Vec<Online>>) {}
 }
 
 /// Small, hot state that is read while an operation is executed. Each fact must be covered by a prefetch or by a
@@ -143,6 +155,11 @@ pub trait Facts {
         }
     }
 
+    /// Place where the sessions of a user are known.
+    fn whereabouts(&self, _user: UserId) -> Whereabouts {
+        Whereabouts::Here
+    }
+
     /// All relations of `user`, in unspecified order. Covered by [`Need::Relations`].
     fn relations(&self, user: UserId) -> Vec<(UserId, Relation)>;
 
@@ -211,6 +228,8 @@ pub enum Completion {
     Stream(StreamPage),
     /// Encoded profiles.
     Profiles(Vec<Bytes>),
+    /// Presence of users whose sessions are known elsewhere, or [`Refusal::Moved`]: it could not be asked for.
+    Presences(Result<Vec<Online>, Refusal>),
     /// The facts are readable.
     Prefetched,
     /// Something that no command of this asker has caused, under [`Ticket::UNASKED`]. A store that nobody else writes to gives
@@ -231,13 +250,29 @@ pub struct Arrived {
     pub removed: Vec<Origin>,
     /// Rules of users whose logins may have begun without them: those that a rule denies end.
     pub ruled: Vec<(UserId, LoginRule)>,
+    /// Questions of others about the presence of users, for [`Store::answer_presences`].
+    pub asked: Vec<PresenceQuestion>,
+    /// Presence of users whose sessions are known elsewhere, and who are watched here.
+    pub online: Vec<Online>,
+}
+
+/// A question about the presence of users whose sessions should be known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresenceQuestion {
+    /// Node that asks.
+    pub node: NodeId,
+    /// Number of the question. 0: the node watches the users.
+    pub request: u64,
+    /// The users.
+    pub users: Vec<UserId>,
 }
 
 impl Arrived {
     /// True if nothing came.
     pub fn is_empty(&self) -> bool {
-        let Self { messages, recipients: _, grown, removed, ruled } = self;
-        messages.is_empty() && grown.is_empty() && removed.is_empty() && ruled.is_empty()
+        let Self { messages, recipients: _, grown, removed, ruled, asked, online } = self;
+        let is_told = messages.is_empty() && grown.is_empty() && removed.is_empty() && ruled.is_empty();
+        is_told && asked.is_empty() && online.is_empty()
     }
 }
 

@@ -321,6 +321,28 @@ pub struct DeviceCursor {
     pub forgotten: Option<DeviceNumber>,
 }
 
+/// Place where the sessions of a user are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// In this process.
+    Here,
+    /// In another process of the backend.
+    Elsewhere,
+    /// Nowhere at present: the user moves.
+    Unknown,
+}
+
+/// Presence of a user, as the process knows it that has the user's sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Online {
+    /// The user.
+    pub user: UserId,
+    /// Platforms on which the user is online, in order.
+    pub platforms: Vec<u32>,
+    /// Unix time in milliseconds at which a device came or went last, as far as it is known there; 0: it is not.
+    pub seen_ms: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
