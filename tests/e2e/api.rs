@@ -182,8 +182,15 @@ pub(crate) fn check_speaking(api: &Caller, gateway: &Gateway, has_rooms: bool) {
         assert_eq!((status, &answer["reached"]), (200, &json!(reached)), "{to}");
     }
     ann.until("four pushes", |heard| heard.pushes.iter().filter(|push| push.r#type == 3).count() == 4);
+    let keyed = |users: &[&str], text: &str| json!({ "to": { "inboxes": users }, "text": text, "type": 4, "key": "1f".repeat(16) });
+    for users in [&["bob"][..], &["bob"], &["bob", "ann"]] {
+        let (status, answer) = api.post("/v1/push", &keyed(users, "once"));
+        assert_eq!((status, &answer["reached"]), (200, &json!(users.len())), "{answer}");
+    }
+    assert_eq!(api.post("/v1/push", &keyed(&["bob"], "something else")).0, 409);
+    ann.until("a push with a key", |heard| heard.pushes.last().is_some_and(|push| push.r#type == 4));
     let mut late = Client::login(gateway.listener, "bob", "d");
-    late.until("what waited in his inbox", |heard| heard.payloads() == [b"news"]);
+    late.until("what waited in his inbox", |heard| heard.payloads() == [&b"news"[..], b"once"]);
 
     let asked = json!({ "user": "ann", "method": "im.conversations" });
     let (status, answer) = api.post("/v1/requests", &asked);
@@ -225,6 +232,12 @@ pub(crate) fn check_refusals(api: &Caller) {
     for (path, body, status, code) in [
         ("/v1/messages", json!({ "from": "shop", "to": bob }), 400, "INVALID"),
         ("/v1/messages", json!({ "from": "a:b", "to": bob, "text": "x" }), 400, "INVALID"),
+        (
+            "/v1/push",
+            json!({ "to": { "users": ["bob"] }, "text": "x", "key": "1f".repeat(16) }),
+            400,
+            "INVALID",
+        ),
         (
             "/v1/messages",
             json!({ "from": "x", "to": { "conversation": "group:no" }, "text": "x" }),

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use moorline_net::cap::CapFigures;
 use moorline_net::http::{Method, Request, Response, StatusCode};
-use moorline_proto::ids::ReadableId;
+use moorline_proto::ids::{MessageKey, ReadableId};
 use moorline_proto::message::client::{Code, Send, SendAck, send};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -53,6 +53,8 @@ struct PushQuestion {
     r#type: u32,
     text: Option<String>,
     payload: Option<String>,
+    /// 16 bytes in hexadecimal: said twice with one key, each inbox gets it once.
+    key: Option<String>,
 }
 
 /// Exactly one of them.
@@ -319,12 +321,16 @@ fn key_of(text: &str) -> Result<[u8; 16], Problem> {
 }
 
 pub(super) fn push(request: &Request) -> Result<ApiCall, Problem> {
-    let PushQuestion { to, r#type: kind, text, payload } = parse(request)?;
+    let PushQuestion { to, r#type: kind, text, payload, key } = parse(request)?;
     let payload = decoded(Content { text, payload })?;
+    let key = key.map(|key| key_of(&key)).transpose()?.map(MessageKey);
     let PushTarget { inboxes, users, devices, room, everyone } = to;
+    if key.is_some() && inboxes.is_none() {
+        return Err(Problem::invalid("a key is for inboxes alone: what goes to who is online is not kept"));
+    }
     let names = |devices: Vec<DeviceName>| devices.into_iter().map(|it| (it.user, it.device)).collect();
     let mut named = [
-        inboxes.map(PushTo::Inboxes),
+        inboxes.map(|users| PushTo::Inboxes(users, key)),
         users.map(PushTo::Users),
         devices.map(names).map(PushTo::Devices),
         room.map(PushTo::Room),

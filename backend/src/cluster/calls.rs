@@ -278,7 +278,7 @@ fn slots(call: &ApiCall) -> (Vec<Slot>, bool) {
         | ApiCall::Limit { conversation, .. }
         | ApiCall::Dissolve { conversation } => (vec![Slot::of(conversation)], false),
         ApiCall::Push { to, .. } => match to {
-            PushTo::Inboxes(users) => (users.iter().map(|uid| Slot::of(uid)).collect(), false),
+            PushTo::Inboxes(users, _) => (users.iter().map(|uid| Slot::of(uid)).collect(), false),
             PushTo::Users(users) => (users.iter().map(|uid| Slot::of(uid)).collect(), true),
             PushTo::Devices(devices) => (devices.iter().map(|(uid, _)| Slot::of(uid)).collect(), true),
             PushTo::Room(_) | PushTo::Everyone => (Vec::new(), false),
@@ -300,13 +300,13 @@ fn divide(store: &ClusterStore, call: ApiCall) -> Option<Vec<(Home, ApiCall)>> {
         let push = |_| ApiCall::Push { to: PushTo::Everyone, kind, payload: payload.clone() };
         return Some(homes.into_iter().map(|home| (home, push(home))).collect());
     }
-    if let ApiCall::Push { to: PushTo::Inboxes(mut users), kind, payload } = call {
+    if let ApiCall::Push { to: PushTo::Inboxes(mut users, key), kind, payload } = call {
         users.sort_unstable();
         users.dedup(); // each gets it once, and those of a part are alone in it
         let homes =
             users.iter().map(|uid| node_of(store, Slot::of(uid), false)).collect::<Option<Vec<_>>>()?;
         let push = |users: &[String]| {
-            let to = PushTo::Inboxes(users.to_vec());
+            let to = PushTo::Inboxes(users.to_vec(), key);
             ApiCall::Push { to, kind, payload: payload.clone() }
         };
         if users.is_empty() {
@@ -330,7 +330,7 @@ fn divide(store: &ClusterStore, call: ApiCall) -> Option<Vec<(Home, ApiCall)>> {
             match to {
                 PushTo::Users(users) => by_home(homes, users, |users| push(PushTo::Users(users))),
                 PushTo::Devices(devices) => by_home(homes, devices, |devices| push(PushTo::Devices(devices))),
-                to @ (PushTo::Inboxes(_) | PushTo::Room(_) | PushTo::Everyone) => {
+                to @ (PushTo::Inboxes(..) | PushTo::Room(_) | PushTo::Everyone) => {
                     vec![(Home::Here, push(to))]
                 }
             }

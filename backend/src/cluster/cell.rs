@@ -155,6 +155,8 @@ pub enum Load {
     ConversationNumber(ConversationId),
     /// Result of a message key: conversation, sender, key.
     Key(ConversationId, UserId, MessageKey),
+    /// Digest of a push into the inbox of a user, by its key.
+    Pushed(UserId, MessageKey),
     /// Entries of a stream: of a user, after a position, up to a position, at most this many.
     Stream(UserId, u64, u64, usize),
     /// Messages and events of conversations.
@@ -196,6 +198,8 @@ pub enum Loaded {
     Conversation(Option<Box<(ConversationRow, Ends)>>),
     /// Result of a message key.
     Key(Option<Known>),
+    /// Digest of a push. `None`: the key is not known.
+    Pushed(Option<u64>),
     /// Entries of a stream, by rising position.
     Stream(Vec<EntryRow>),
     /// Messages and events that are there, and their conversations.

@@ -153,6 +153,8 @@ pub struct Transaction {
     pub uninvited: Vec<ConversationId>,
     /// Invitations for users' lists.
     pub invitations: Vec<InvitationRow>,
+    /// Keys of pushes into inboxes.
+    pub pushed: Vec<PushedRow>,
     /// Acks of devices, and their ends.
     pub cursors: Vec<CursorRow>,
     /// Outbox rows that are not needed any more.
@@ -184,6 +186,7 @@ impl Transaction {
             uninvited: Vec::new(),
             invitations: Vec::new(),
             arrivals: Vec::new(),
+            pushed: Vec::new(),
             cursors: Vec::new(),
             confirmed: Vec::new(),
         }
@@ -421,6 +424,22 @@ pub struct InvitationRow {
     /// Order of the event.
     pub order: u64,
 }
+
+/// Key of a push into an inbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedRow {
+    /// The user.
+    pub user: UserId,
+    /// The caller's name for it.
+    pub key: MessageKey,
+    /// Digest of the content.
+    pub digest: u64,
+    /// Position of the push in the stream.
+    pub position: u64,
+}
+
+/// Keys of pushes that an inbox keeps beside those of a transaction: the newest ones.
+pub const PUSHED_MAX: usize = 63;
 
 /// Invitations in a user's list; the oldest one makes room.
 pub const INVITATIONS_MAX: usize = 64;

@@ -8,8 +8,9 @@ use super::output::{Outputs, Reply};
 use super::quotas::{self, QuotaStatus};
 use super::refusal::{Refused, refuse};
 use super::request::{Requests, plan_new_users};
+use super::send::digest;
 use super::sessions::Sessions;
-use super::store::{API_DEVICE, Counts, Facts, LoginChange, LoginRule, Need, ReadSet, Store, Write};
+use super::store::{API_DEVICE, Counts, Facts, LoginChange, LoginRule, Need, ReadSet, Store, TellKey, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
 use super::{ClockStatus, DiskStatus, Im, Output, SignalStatus, WebhookStatus, WorkStatus};
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use moorline_net::cap::CapFigures;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
+use moorline_proto::ids::MessageKey;
 use moorline_proto::message::backend::Rank;
 use moorline_proto::message::client::{Code, Push, Resp, Send, SendAck};
 use moorline_proto::message::encode;
@@ -123,7 +125,7 @@ impl ApiCall {
     /// Number of users or devices that a push names.
     fn targets(&self) -> usize {
         match self {
-            Self::Push { to: PushTo::Inboxes(users) | PushTo::Users(users), .. } => users.len(),
+            Self::Push { to: PushTo::Inboxes(users, _) | PushTo::Users(users), .. } => users.len(),
             Self::Push { to: PushTo::Devices(devices), .. } => devices.len(),
             _ => 0,
         }
@@ -148,7 +150,7 @@ impl ApiCall {
                 set.add(Need::Named(conversation.clone(), None));
             }
             Self::Dissolve { conversation } => set.add(Need::NamedMembers(conversation.clone())),
-            Self::Push { to: PushTo::Inboxes(users), .. } => {
+            Self::Push { to: PushTo::Inboxes(users, _), .. } => {
                 plan_new_users(&users[..users.len().min(TARGETS_MAX)], set);
             }
             Self::Push { to: PushTo::Users(users), .. } => {
@@ -165,8 +167,9 @@ impl ApiCall {
 /// Receivers of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PushTo {
-    /// Every device of these users, through their inboxes, until each has it.
-    Inboxes(Vec<String>),
+    /// Every device of these users, through their inboxes, until each has it. With a key each inbox gets it once, however often the
+    /// call is made.
+    Inboxes(Vec<String>, Option<MessageKey>),
     /// Online devices of these users.
     Users(Vec<String>),
     /// These devices, if they are online: user and device.
@@ -367,7 +370,7 @@ impl<S: Store> Im<S> {
     pub fn status(&self) -> Status {
         let counts = self.storage.store.counts();
         let caps = quotas::caps(&self.config, &counts).to_vec();
-        let Counts { users, conversations, members, limited, swept, erasing, commits, stalls } = counts;
+        let Counts { users, conversations, members, limited, swept, erasing, commits, stalls, .. } = counts;
         Status {
             users,
             conversations,
@@ -395,7 +398,7 @@ impl<S: Store> Im<S> {
 
     fn api_push(&mut self, now: Now, to: PushTo, kind: u32, payload: Bytes, reply: ApiReply) {
         let count = match &to {
-            PushTo::Inboxes(users) | PushTo::Users(users) => users.len(),
+            PushTo::Inboxes(users, _) | PushTo::Users(users) => users.len(),
             PushTo::Devices(devices) => devices.len(),
             PushTo::Room(_) | PushTo::Everyone => 0,
         };
@@ -403,11 +406,11 @@ impl<S: Store> Im<S> {
             let reason = "`payload` is larger than `im.payload_max`, or there are more than 10,000 targets";
             return self.out.answer_api_result(reply, Err(refuse(Code::TooLarge, reason)));
         }
-        let id = self.ids.next_now(now);
+        let (id, digest) = (self.ids.next_now(now), digest(kind, &payload));
         let push = Push { message_id: id, time_ms: now.unix_ms, r#type: kind, payload, ..Push::default() };
         let body = encode(&push);
         let sessions: Vec<SessionId> = match to {
-            PushTo::Inboxes(uids) => {
+            PushTo::Inboxes(uids, key) => {
                 let mut users = match self.requests().make_users("inboxes", &uids) {
                     Ok(users) => users,
                     Err(refused) => return self.out.answer_api_result(reply, Err(refused)),
@@ -415,7 +418,8 @@ impl<S: Store> Im<S> {
                 users.sort_unstable();
                 users.dedup();
                 let waiter = Waiter::Told(reply, users.len());
-                return self.storage.write(Write::Tell { users, event: body }, waiter);
+                let key = key.map(|key| TellKey { key, digest, id });
+                return self.storage.write(Write::Tell { users, event: body, key }, waiter);
             }
             PushTo::Users(uids) => {
                 let known: BTreeSet<_> =

@@ -83,7 +83,7 @@ fn is_small(task: &Task) -> bool {
             Request::Change(request) => request.add.is_empty() && request.settings.is_none(),
             _ => true,
         },
-        Task::Api(_, ApiCall::Push { to: PushTo::Inboxes(users), payload, .. }, _) => {
+        Task::Api(_, ApiCall::Push { to: PushTo::Inboxes(users, _), payload, .. }, _) => {
             users.len() <= SMALL_INBOXES && payload.len() <= SMALL_BYTES
         }
         Task::Admitted(task) => is_small(task),

@@ -130,8 +130,8 @@ impl Quotas {
 /// Returns how full the store is.
 pub(super) fn caps(config: &ImConfig, counts: &Counts) -> [CapFigures; 3] {
     [
-        ("users_max", counts.users, config.users_max),
-        ("conversations_max", counts.conversations, config.conversations_max),
+        ("users_max", counts.users, counts.share_of(config.users_max)),
+        ("conversations_max", counts.conversations, counts.share_of(config.conversations_max)),
         ("members_total_max", counts.members, config.members_total_max),
     ]
     .map(|(name, used, max)| CapFigures { name, used, max })

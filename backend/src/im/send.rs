@@ -262,7 +262,7 @@ pub(super) fn encode_happened(id: u64, asked: &Asked, conversation: &str, what: 
 }
 
 /// Returns a digest that tells contents apart; it is not cryptographic. Each step of SplitMix64's finaliser takes 8 bytes.
-fn digest(kind: u32, payload: &[u8]) -> u64 {
+pub(super) fn digest(kind: u32, payload: &[u8]) -> u64 {
     let lead = mix(u64::from(kind) << 32 ^ payload.len() as u64 ^ 0x6D6F_6F72);
     payload.chunks(8).fold(lead, |hash, chunk| {
         let mut word = [0; 8];

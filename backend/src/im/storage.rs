@@ -136,7 +136,7 @@ mod tests {
 
     fn write_one(storage: &mut Storage<Memory>) {
         storage.write(
-            Write::Tell { users: vec![UserId::of(0)], event: Bytes::from_static(b"event") },
+            Write::Tell { users: vec![UserId::of(0)], event: Bytes::from_static(b"event"), key: None },
             Waiter::Nobody,
         );
     }

@@ -130,6 +130,7 @@ columns!(Invited { slot: i32, conversation: i64, user: i64, has_one: bool });
 columns!(Uninvited { slot: i32, conversation: i64 });
 columns!(Settings { slot: i32, user: i64, who_may_add: i32 });
 columns!(Rules { slot: i32, user: i64, valid_from: i64, banned_until: i64 });
+columns!(Pushed { slot: i32, user: i64, key: &'a [u8], digest: i64, position: i64 });
 columns!(Acks { slot: i32, user: i64, device: i64, acked: i64, trimmed: i64, seen_ms: i64, is_gone: bool });
 columns!(Accounts { slot: i32, user: i64, uid: &'a str });
 columns!(Profiles { slot: i32, user: i64, body: &'a [u8] });
@@ -489,6 +490,20 @@ impl Rules<'_> {
             columns.user.push(user_column(*user));
             columns.valid_from.push(rule.valid_from_s.cast_signed());
             columns.banned_until.push(rule.banned_until_s.cast_signed());
+        }
+        columns
+    }
+}
+
+impl<'a> Pushed<'a> {
+    pub(super) fn of(transaction: &'a Transaction) -> Self {
+        let mut columns = Self::default();
+        for row in &transaction.pushed {
+            columns.slot.push(slot_of_user(row.user));
+            columns.user.push(user_column(row.user));
+            columns.key.push(&row.key.0);
+            columns.digest.push(row.digest.cast_signed());
+            columns.position.push(row.position.cast_signed());
         }
         columns
     }

@@ -2,8 +2,8 @@
 
 use super::columns::{
     Accounts, Acks, Arrivals, Confirmed, Conversations, Devices, Emptied, Events, Groups, Invitations,
-    Invited, Listed, Members, Messages, Parameters, Parted, Profiles, Recipients, Related, Rules, Settings,
-    Uninvited,
+    Invited, Listed, Members, Messages, Parameters, Parted, Profiles, Pushed, Recipients, Related, Rules,
+    Settings, Uninvited,
 };
 use super::slot_column;
 use super::statements::COMMIT;
@@ -36,6 +36,7 @@ pub(super) async fn commit(
     let (related, invitations) = (Related::of(transaction), Invitations::of(transaction));
     let (invited, uninvited) = (Invited::of(transaction), Uninvited::of(transaction));
     let (settings, rules) = (Settings::of(transaction), Rules::of(transaction));
+    let pushed = Pushed::of(transaction);
     let mut parameters: Parameters<'_> = vec![&slots, &epochs, &node];
     messages.add_to(&mut parameters);
     emptied.add_to(&mut parameters);
@@ -59,6 +60,7 @@ pub(super) async fn commit(
     uninvited.add_to(&mut parameters);
     settings.add_to(&mut parameters);
     rules.add_to(&mut parameters);
+    pushed.add_to(&mut parameters);
     let rows = client.query(statement, &parameters).await?;
     let mut applied = Applied::default();
     for row in rows {

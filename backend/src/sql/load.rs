@@ -53,6 +53,7 @@ pub(super) struct Loads {
     invitations: Statement,
     invited_to: Statement,
     invited: Statement,
+    pushed: Statement,
 }
 
 impl Loads {
@@ -83,6 +84,7 @@ impl Loads {
             invitations: client.prepare(statements::INVITATIONS).await?,
             invited_to: client.prepare(statements::INVITED_TO).await?,
             invited: client.prepare(statements::INVITED).await?,
+            pushed: client.prepare(statements::PUSHED).await?,
         })
     }
 

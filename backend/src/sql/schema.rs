@@ -5,11 +5,11 @@
 //! foreign keys (a slot's rows are written by its owner alone).
 
 /// Version of the tables that this build writes.
-pub(super) const VERSION: i32 = 5;
+pub(super) const VERSION: i32 = 6;
 
 /// Steps from each version to the next: step `n` makes version `n + 1`. A step only adds; a node of the version before goes on
 /// with the new tables.
-pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3, STEP_4, STEP_5];
+pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6];
 
 const STEP_1: &str = "
 create table moorline_cell (
@@ -163,4 +163,13 @@ create table login_rule (
     valid_from int8 not null,
     banned_until int8 not null,
     primary key (slot, usr)) with (fillfactor = 80);
+";
+
+/// Keys of pushes into inboxes.
+const STEP_6: &str = "
+create table pushed (
+    slot int4, usr int8, key bytea,
+    digest int8 not null,
+    pos int8 not null,
+    primary key (slot, usr, key));
 ";

@@ -223,6 +223,16 @@ new_rule as (
     select * from unnest($133::int4[], $134::int8[], $135::int8[], $136::int8[]) r (slot, usr, valid_from, banned_until)
     where r.slot in (select slot from fence)
     on conflict (slot, usr) do update set valid_from = excluded.valid_from, banned_until = excluded.banned_until),
+pushed_now as materialized (
+    select p.slot, p.usr, p.key, p.digest, p.pos
+    from unnest($137::int4[], $138::int8[], $139::bytea[], $140::int8[], $141::int8[]) p (slot, usr, key, digest, pos)
+    where p.slot in (select slot from fence)),
+new_pushed as (
+    insert into pushed (slot, usr, key, digest, pos) select slot, usr, key, digest, pos from pushed_now),
+old_pushed as (
+    delete from pushed p using (select distinct slot, usr from pushed_now) n
+    where p.slot = n.slot and p.usr = n.usr and p.pos <= (
+        select x.pos from pushed x where x.slot = n.slot and x.usr = n.usr order by x.pos desc offset 63 limit 1)),
 listed as materialized (
     select l.slot, l.usr, l.conv, l.id, case when l.is_member then l.pos end as since
     from unnest($82::int4[], $83::int8[], $84::int8[], $85::text[], $86::int8[], $87::bool[])
@@ -330,6 +340,8 @@ order by usr";
 /// Result of a message key. Parameters: slot, conversation, sender, key.
 pub(super) const KEY: &str =
     "select seq, id, time_ms, digest from msg where slot = $1 and conv = $2 and sender = $3 and key = $4";
+/// Digest of a push. Parameters: slot, user, key.
+pub(super) const PUSHED: &str = "select digest from pushed where slot = $1 and usr = $2 and key = $3";
 /// Entries of a stream. Parameters: slot, user, after, to, limit.
 pub(super) const STREAM: &str = "
 select pos, conv, seq, event, body, device from inbox where slot = $1 and usr = $2 and pos > $3 and pos <= $4

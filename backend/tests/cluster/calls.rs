@@ -6,6 +6,7 @@
 use crate::world::{CHAOS_MS, GROUP, World};
 use bytes::Bytes;
 use moorline_backend::im::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo};
+use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Send, send};
 use moorline_proto::message::{decode, encode, im};
 use moorline_proto::random::Random;
@@ -60,17 +61,29 @@ fn uid_of(caller: usize) -> String {
     format!("shop{caller}")
 }
 
+/// True for a push that has a key.
+const fn is_keyed(number: u64) -> bool {
+    !number.is_multiple_of(4)
+}
+
+fn key_of(number: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&number.to_le_bytes());
+    key
+}
+
 fn call(random: &mut Random, caller: usize, number: u64) -> ApiCall {
     let user = |random: &mut Random| format!("user{}", random.below(6));
     match random.below(12) {
         10 | 11 => {
             let users: Vec<_> = (0..6).map(|user| format!("user{user}")).chain([uid_of(caller)]).collect();
-            let to = PushTo::Inboxes(users[usize::try_from(random.below(3)).expect("small")..].to_vec());
+            let users = users[usize::try_from(random.below(3)).expect("small")..].to_vec();
+            // Most callers have keys.
+            let to = PushTo::Inboxes(users, is_keyed(number).then(|| MessageKey(key_of(number))));
             ApiCall::Push { to, kind: INBOX, payload: number.to_le_bytes().to_vec().into() }
         }
         0..=4 => {
-            let mut key = vec![0; 16];
-            key[..8].copy_from_slice(&number.to_le_bytes());
+            let key = key_of(number).to_vec();
             let (target, from) = match random.below(3) {
                 0 => (send::Target::Conversation(GROUP.to_owned()), user(random)),
                 1 => (send::Target::User(user(random)), uid_of(caller)),
@@ -251,7 +264,7 @@ impl World {
                 self.coverage.barred_sessions += *count as u64;
             }
             (ApiCall::Kick { .. }, ApiBody::Reached(count)) => self.coverage.calls_kicked += *count as u64,
-            (ApiCall::Push { to: PushTo::Inboxes(users), payload, .. }, ApiBody::Reached(count)) => {
+            (ApiCall::Push { to: PushTo::Inboxes(users, _), payload, .. }, ApiBody::Reached(count)) => {
                 assert_eq!(*count, users.len(), "each inbox has it");
                 self.coverage.inbox_pushes += *count as u64;
                 it.pushed.push((payload.clone(), users.clone()));
@@ -272,6 +285,13 @@ impl World {
         for account in self.cells.users.values() {
             let ids: BTreeSet<u64> = account.pushes.iter().map(|(_, push)| push.message_id).collect();
             assert_eq!(ids.len(), account.pushes.len(), "{} has a push twice", account.uid);
+            let numbers = account.pushes.iter().map(|(_, push)| &push.payload[..]);
+            let numbers = numbers.map(|number| u64::from_le_bytes(number.try_into().expect("8 bytes")));
+            let mut keyed: Vec<u64> = numbers.filter(|number| is_keyed(*number)).collect();
+            let all = keyed.len();
+            keyed.sort_unstable();
+            keyed.dedup();
+            assert_eq!(keyed.len(), all, "{} has a push with a key twice", account.uid);
         }
         for (payload, users) in self.callers.all.iter().flat_map(|caller| &caller.pushed) {
             for uid in users {

@@ -4,12 +4,13 @@
 //! promise: a seq or a position that is given twice, a stream with a hole.
 
 mod loads;
+mod users;
 
 use bytes::Bytes;
 use moorline_backend::cluster::cell::{
     Applied, ArrivalRow, CellReply, CellRequest, Content, ConversationRow, Deliver, DeviceRow, EVENTS_MAX,
-    Ends, EntryRow, EventRow, InvitationRow, Known, Life, MessageRow, Passage, RecipientRow, RelatedRow,
-    SlotHead, Transaction, counter_of, slot_of,
+    Ends, EntryRow, EventRow, InvitationRow, Known, Life, MessageRow, Passage, RecipientRow, SlotHead,
+    Transaction, counter_of, slot_of,
 };
 use moorline_backend::cluster::lease::LEASE;
 use moorline_backend::im::store::{ConversationId, LoginRule, Origin, Relation, UserId, WhoMayAdd};
@@ -42,6 +43,8 @@ pub(crate) struct UserTable {
     pub(crate) relations: BTreeMap<UserId, (Arc<str>, Relation)>,
     /// Everything that was ever put into the stream: conversation, order, position.
     pub(crate) history: Vec<(ConversationId, u64, u64)>,
+    /// Keys of pushes, with the digest and the position of each.
+    pub(crate) keys: BTreeMap<MessageKey, (u64, u64)>,
     /// Pushes of the server API, with their positions.
     pub(crate) pushes: Vec<(u64, Push)>,
     /// Position up to which the stream was trimmed when a device became known.
@@ -327,6 +330,11 @@ impl Cells {
         }
         let known = self.tell(transaction, &is_ours);
         self.change(transaction, &is_ours);
+        let pushed: Vec<_> = transaction.pushed.iter().filter(|row| is_ours(row.user.number())).collect();
+        for user in pushed.iter().map(|row| row.user).collect::<BTreeSet<_>>() {
+            let rows = pushed.iter().copied().filter(|row| row.user == user);
+            self.users.get_mut(&user).expect("a user").keep_keys(rows);
+        }
         for row in transaction.cursors.iter().filter(|row| is_ours(row.user.number())) {
             let user = self.users.get_mut(&row.user).expect("a user");
             let at = user.devices.iter().position(|it| it.number == row.device).expect("a device");
@@ -547,52 +555,5 @@ impl ConversationTable {
         self.ends.events = number;
         self.events.retain(|known, it| known + EVENTS_MAX > number && !(row.is_settings && it.is_settings));
         self.events.insert(number, EventRow { recipients: Vec::new(), ..row.clone() });
-    }
-}
-
-impl UserTable {
-    fn relate(&mut self, row: &RelatedRow) {
-        if row.relation == Relation::default() {
-            self.relations.remove(&row.other);
-        } else {
-            self.relations.insert(row.other, (row.uid.clone(), row.relation));
-        }
-    }
-
-    fn new(uid: Arc<str>) -> Self {
-        Self {
-            uid,
-            profile: None,
-            devices: Vec::new(),
-            last_gone: 0,
-            rule: LoginRule::default(),
-            inbox: BTreeMap::new(),
-            end: 0,
-            trimmed: 0,
-            arrived: BTreeMap::new(),
-            listing: BTreeMap::new(),
-            who_may_add: WhoMayAdd::default(),
-            invitations: BTreeMap::new(),
-            relations: BTreeMap::new(),
-            history: Vec::new(),
-            pushes: Vec::new(),
-            known_at: BTreeMap::new(),
-        }
-    }
-
-    /// Puts a message or event behind the end of the stream.
-    fn arrive(&mut self, row: ArrivalRow) {
-        let ArrivalRow { conversation, order, content, position, origin, body, .. } = row;
-        assert!(position > self.end, "positions are given once");
-        let arrived = self.arrived.entry(conversation).or_default();
-        assert!(order > *arrived, "{} has {conversation:?} {arrived} already, and gets {order}", self.uid);
-        *arrived = order;
-        self.end = position;
-        // No conversation has the counter 0.
-        if counter_of(conversation.number()) == 0 {
-            self.pushes.extend(decode(&body).ok().map(|push| (position, push)));
-        }
-        self.history.push((conversation, order, position));
-        self.inbox.insert(position, EntryRow { position, conversation, content, origin, body });
     }
 }

@@ -34,7 +34,7 @@ const DIFFERENT: &[&str] = &[
     "a_conversation_takes_what_the_operator_allows",
 ];
 /// Checks of the suite.
-const CHECKS: usize = 21;
+const CHECKS: usize = 22;
 
 struct OneNode {
     store: ClusterStore,

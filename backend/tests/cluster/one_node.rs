@@ -37,9 +37,13 @@ struct OneNode {
 impl OneNode {
     /// A node that owns all slots.
     fn start() -> Self {
+        Self::start_with(ImConfig::default())
+    }
+
+    fn start_with(config: ImConfig) -> Self {
         let life = Life { node: ME, number: 1, address: "a".into(), is_stopping: false };
-        let store = ClusterStore::new(life, Layout { cells: 1 }, 0);
-        let im = Im::new(ImConfig::default(), 1, store);
+        let store = ClusterStore::new(life, Layout { cells: 1 }, 0).with_limits(&config);
+        let im = Im::new(config, 1, store);
         let (cells, slow, late, sent) = (Cells::default(), None, VecDeque::new(), Vec::new());
         let mut node = Self { im, cells, now_ms: 0, to_lose: 0, slow, late, sent };
         node.pass(3000);
@@ -196,7 +200,7 @@ fn a_push_whose_transaction_has_no_answer_is_in_each_inbox_once() {
     let users: Vec<_> = (0..5).map(|number| format!("user{number}")).collect();
     for (lost, number) in [(0, 1), (1, 2), (1, 3)] {
         let payload = Bytes::from(vec![number]);
-        let answer = node.call(ApiCall::Push { to: PushTo::Inboxes(users.clone()), kind: 0, payload });
+        let answer = node.call(ApiCall::Push { to: PushTo::Inboxes(users.clone(), None), kind: 0, payload });
         if number == 1 {
             node.pass(50); // the users come to be
         }
@@ -240,4 +244,41 @@ fn a_call_that_is_repeated_with_its_key_gets_its_first_answer_whatever_has_chang
     assert_eq!((again.code, seq(&again)), (Code::Dup, 1));
     assert_eq!(node.ask(say("ann", 2)).code, Code::NotMember);
     assert_eq!(seq(&node.ask(say("bob", 3))), 2, "a repetition takes no seq");
+}
+
+#[test]
+fn users_and_conversations_come_to_be_up_to_the_caps() {
+    let config = ImConfig { users_max: 4, users_reserved: 50, conversations_max: 2, ..ImConfig::default() };
+    let mut node = OneNode::start_with(config);
+    let profile = |user: &str| ApiCall::Request {
+        user: user.into(),
+        method: "im.profile.set".into(),
+        payload: encode(&im::ProfileSetRequest { profile: Some(im::Profile::default()) }),
+    };
+    for (user, code) in [("ann", Code::Ok), ("bob", Code::Ok), ("cat", Code::Denied), ("bob", Code::Ok)] {
+        let answer = node.ask(profile(user));
+        assert_eq!(answer.code, code, "{user}: {}", answer.reason);
+        let is_named = answer.reason.contains("im.users_max") && answer.reason.contains("im.users_reserved");
+        assert_eq!(code == Code::Denied, is_named, "{}", answer.reason);
+    }
+    node.log_in("cat", SessionId::new(0, 1));
+    node.log_in("dan", SessionId::new(1, 1));
+    let login = ConnUp { uid: "eve".into(), device: "phone".into(), ..ConnUp::default() };
+    let session = SessionId::new(2, 1);
+    let event = Event::ConnUp { session, gateway: GatewayId::new(0), login, is_new: true };
+    let now = node.now();
+    node.im.handle(now, event);
+    assert_eq!(node.pass(200).iter().map(|(session, _)| *session).collect::<Vec<_>>(), [session]);
+    let cat = SessionId::new(0, 1);
+    for (number, to) in (0..).zip(["ann", "bob", "dan", "ann"]) {
+        node.send(cat, to, number);
+        node.pass(100);
+    }
+    assert_eq!(node.sent, [(0, Code::Ok), (1, Code::Ok), (2, Code::Denied), (3, Code::Ok)]);
+    let create = im::GroupCreateRequest { group: "tea".into(), members: vec![] };
+    let (user, method) = ("ann".into(), "im.group.create".into());
+    let answer = node.ask(ApiCall::Request { user, method, payload: encode(&create) });
+    assert!(answer.reason.contains("im.conversations_max"), "{:?} {}", answer.code, answer.reason);
+    let caps = node.im.status().caps;
+    assert!(caps[..2].iter().all(|cap| cap.used == cap.max), "{caps:?}");
 }

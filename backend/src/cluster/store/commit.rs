@@ -211,6 +211,7 @@ impl Outcomes<'_> {
                     }
                     self.store.done.push_back((ticket, Completion::LoggedIn(logged_in)));
                 }
+                Done::Full(ticket) => self.store.done.push_back((ticket, Completion::LoggedIn(None))),
                 Done::Pushed(of, user, result) => self.on_pushed((of, user), result, applied, transaction),
                 Done::Denied(ticket, user, denied) => {
                     let is_lost = applied.lost.contains(&slot_of(user.number()));

@@ -3,6 +3,7 @@
 //! bob has lost his pad and removes it: the owner of his slot forgets the device, and his inbox waits for its acks no more. The number
 //! of the pad is never given again, so a late ack of it is nobody's. Whom the operator has banned is refused by the rule in the slot.
 
+use super::caps::By;
 use super::ops::{Build, Done};
 use super::questions::Question;
 use super::slot::User;
@@ -72,7 +73,10 @@ impl Build<'_> {
     /// Logs a device in. False: it has to wait for this transaction.
     pub(super) fn log_in(&mut self, slot: Slot, ticket: Ticket, login: &NewLogin) -> bool {
         let NewLogin { uid, device, platform, now_ms, issued_s } = login;
-        let user = self.user_of(slot, uid);
+        let Ok(user) = self.user_of(slot, uid, By::Login) else {
+            self.done.push(Done::Full(ticket));
+            return true;
+        };
         let devices_max = self.limits.devices;
         let Some(owned) = self.slots.get_mut(&slot) else { return true };
         let Some(known) = owned.users.get_mut(&user) else { return true };

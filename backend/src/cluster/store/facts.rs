@@ -5,7 +5,7 @@ use super::inboxes::Pushing;
 use super::presence::Watching;
 use super::questions::Asking;
 use super::reads::{PageAsk, Reading};
-use super::{ClusterStore, Home, Op, Place};
+use super::{ClusterStore, Home, Op, Place, caps};
 use crate::cluster::cell::slot_of;
 use crate::im::store::{
     Arrived, Backlog, Command, Completion, ConversationId, Counts, DeviceInfo, Facts, GroupSettings, Login,
@@ -44,7 +44,9 @@ impl ClusterStore {
             | Write::SetProfile { .. }) => {
                 return Asking { store: self }.write_question(place, write, invite);
             }
-            Write::Tell { users, event } => return Pushing { store: self }.push(place, &users, &event),
+            Write::Tell { users, event, key } => {
+                return Pushing { store: self }.push(place, &users, &event, key);
+            }
             Write::Sweep(_) => Outcome::Swept(Swept::default()),
             Write::Confirm { .. } => Outcome::Done(Ok(None)),
             _ => Outcome::Done(Err(Refusal::Denied)),
@@ -180,9 +182,7 @@ impl Store for ClusterStore {
     }
 
     fn counts(&self) -> Counts {
-        let users = self.slots.values().map(|owned| owned.users.len()).sum();
-        let conversations = self.slots.values().map(|owned| owned.conversations.len()).sum();
-        Counts { users, conversations, commits: self.status.transactions, ..Counts::default() }
+        Counts { commits: self.status.transactions, ..caps::counts(&self.slots) }
     }
 
     fn name(&self) -> Bytes {

@@ -3,6 +3,7 @@
 //! bob leaves `group:tea`: the rules of groups say that he goes and who owns the group from now on, the event gets the next order
 //! of the group, and with it the members and bob are told. A message after that has a larger order, and no copy for bob.
 
+use super::caps::By;
 use super::fanout::Audience;
 use super::ops::{Build, Done, open};
 use super::questions::{Answered, HeadRow, Kind, Question};
@@ -166,7 +167,10 @@ impl Build<'_> {
             return Err(Refusal::Moved);
         }
         let conversation = match question {
-            Question::MakeUser { uid } => return Ok(Some(self.make_user(slot, uid))),
+            Question::MakeUser { uid } => {
+                let user = self.user_of(slot, uid, By::Call)?;
+                return Ok(Some(Answered::User(user, uid.clone())));
+            }
             Question::SetProfile { user, profile } => {
                 self.transaction.fence(slot, owned.epoch);
                 self.transaction.profiles.retain(|(known, _)| known != user);
@@ -300,24 +304,22 @@ impl Build<'_> {
         Ok(true)
     }
 
-    fn make_user(&mut self, slot: Slot, uid: &Arc<str>) -> Answered {
-        let user = self.user_of(slot, uid);
-        Answered::User(user, uid.clone())
-    }
-
     /// Returns a user of an own slot, who comes into being if the name is not known.
-    pub(super) fn user_of(&mut self, slot: Slot, uid: &Arc<str>) -> UserId {
-        let Some(owned) = self.slots.get_mut(&slot) else { return UserId::MAX };
-        owned.uids.get(uid).copied().flatten().unwrap_or_else(|| {
-            owned.users_count += 1;
-            let user = UserId::new(number_in(slot, owned.users_count));
-            owned.uids.insert(uid.clone(), Some(user));
-            owned.absent.remove(&user.number());
-            owned.users.insert(user, User::new(uid.clone()));
-            self.transaction.users.push((user, uid.clone()));
-            self.transaction.fence(slot, owned.epoch);
-            user
-        })
+    pub(super) fn user_of(&mut self, slot: Slot, uid: &Arc<str>, by: By) -> Result<UserId, Refusal> {
+        let owned = self.slots.get(&slot).ok_or(Refusal::Moved)?;
+        if let Some(known) = owned.uids.get(uid).copied().flatten() {
+            return Ok(known);
+        }
+        self.judge_user(by)?;
+        let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
+        owned.users_count += 1;
+        let user = UserId::new(number_in(slot, owned.users_count));
+        owned.uids.insert(uid.clone(), Some(user));
+        owned.absent.remove(&user.number());
+        owned.users.insert(user, User::new(uid.clone()));
+        self.transaction.users.push((user, uid.clone()));
+        self.transaction.fence(slot, owned.epoch);
+        Ok(user)
     }
 
     fn create_group(
@@ -328,8 +330,12 @@ impl Build<'_> {
         event: &Bytes,
         asker: Asker,
     ) -> Result<Option<Answered>, Refusal> {
+        let has_room = self.judge_conversation();
         let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
         let known = owned.conversation(id).and_then(|of| owned.conversations.get(&of));
+        if known.is_none() {
+            has_room?;
+        }
         if let Some(place) = known.filter(|place| !place.row.is_dissolved) {
             let is_same = place.row.creator == Some(by.0);
             let head = place.head();

@@ -2,13 +2,15 @@
 //!
 //! A shop has news for alice and bob: each gets an entry with the text itself in a transaction of the own cell, and the push is answered
 //! when both are durable. Entries of pushes count as those of a conversation that nobody has ([`pushes_to`]), with an order for each
-//! user: so after an unknown outcome the read of the user tells whether the entry is there.
+//! user: so after an unknown outcome the read of the user tells whether the entry is there. With a key of the caller's, the row of the
+//! key does, also after the end of the call: a repetition finds it, at whichever node.
 
 use super::commit::Outcomes;
 use super::ops::{Build, Done, Op};
+use super::slot::OwnedSlot;
 use super::{ClusterStore, Place};
-use crate::cluster::cell::{Applied, ArrivalRow, Content, Transaction, number_in, slot_of};
-use crate::im::store::{API_DEVICE, ConversationId, Delivery, Outcome, Recipient, Refusal, UserId};
+use crate::cluster::cell::{Applied, ArrivalRow, Content, Load, PushedRow, Transaction, number_in, slot_of};
+use crate::im::store::{API_DEVICE, ConversationId, Delivery, Outcome, Recipient, Refusal, TellKey, UserId};
 use bytes::Bytes;
 use moorline_proto::slots::Slot;
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ pub(super) struct Push {
     event: Bytes,
     /// Number of the push to all its users.
     of: u64,
+    key: Option<TellKey>,
     /// Order of the entry in a transaction whose outcome is unknown. `None`: there was none.
     tried: Option<u64>,
 }
@@ -55,7 +58,7 @@ pub(super) struct Pushing<'a> {
 
 impl Pushing<'_> {
     /// Puts a push on its way. Nothing is done if the slot of a user is elsewhere.
-    pub(super) fn push(&mut self, place: Place, users: &[UserId], event: &Bytes) {
+    pub(super) fn push(&mut self, place: Place, users: &[UserId], event: &Bytes, key: Option<TellKey>) {
         let is_here = |user: &UserId| self.store.slots.contains_key(&slot_of(user.number()));
         if !users.iter().all(is_here) {
             return self.store.batches.set(place, Outcome::Done(Err(Refusal::Moved)));
@@ -65,7 +68,7 @@ impl Pushing<'_> {
         let open = Open { place, event: event.clone(), missing, recipients: Vec::new(), refusal: None };
         self.store.inboxes.open.insert(of, open);
         for user in users {
-            let push = Push { user: *user, event: event.clone(), of, tried: None };
+            let push = Push { user: *user, event: event.clone(), of, key, tried: None };
             self.store.push(slot_of(user.number()), Op::Push(push));
         }
         self.end(of);
@@ -126,12 +129,26 @@ impl Outcomes<'_> {
 }
 
 impl Build<'_> {
-    /// Adds a push to the stream of its user, unless it is there since a transaction of unknown outcome.
+    /// Reads that a push has to wait for.
+    pub(super) fn needs_of_push(owned: &OwnedSlot, Push { user, key, .. }: &Push) -> Vec<Load> {
+        let mut needs = owned.need_of_user(*user);
+        let key = key.map(|key| key.key).filter(|key| !owned.pushed.contains_key(&(*user, *key)));
+        needs.extend(key.map(|key| Load::Pushed(*user, key)));
+        needs
+    }
+
+    /// Adds a push to the stream of its user, unless it is there: under its key, or since a transaction of unknown outcome.
     pub(super) fn push_to(&mut self, slot: Slot, push: &mut Push) {
-        let Push { user, of, .. } = *push;
+        let Push { user, of, key, .. } = *push;
         let conversation = pushes_to(user);
         let Some(owned) = self.slots.get_mut(&slot) else { return };
         let epoch = owned.epoch;
+        let first = key.and_then(|TellKey { key, .. }| owned.pushed.get(&(user, key)).copied().flatten());
+        if let Some(first) = first {
+            let is_same = key.is_some_and(|key| key.digest == first);
+            let result = if is_same { Ok(None) } else { Err(Refusal::Conflict) };
+            return self.done.push(Done::Pushed(of, user, result));
+        }
         let Some(known) = owned.user_mut(user) else {
             return self.done.push(Done::Pushed(of, user, Err(Refusal::Moved)));
         };
@@ -142,6 +159,10 @@ impl Build<'_> {
         let order = arrived + 1;
         push.tried = Some(order);
         let position = known.place(conversation, order);
+        if let Some(TellKey { key, digest, .. }) = key {
+            owned.pushed.insert((user, key), Some(digest));
+            self.transaction.pushed.push(PushedRow { user, key, digest, position });
+        }
         let (content, origin, body) = (Content::Own, None, push.event.clone());
         self.transaction.arrivals.push(ArrivalRow {
             user,

@@ -16,6 +16,7 @@
 
 mod ahead;
 mod batches;
+mod caps;
 mod commit;
 mod devices;
 mod facts;
@@ -47,6 +48,7 @@ use crate::im::store::rules::{self, Rules};
 use crate::im::store::{Arrived, Completion, LoginRule, Refusal, Ticket, UserId};
 use batches::{Batches, Place};
 use bytes::Bytes;
+use caps::Caps;
 use commit::Outcomes;
 use inboxes::{Inboxes, Pushing};
 use known::KnownFacts;
@@ -96,6 +98,7 @@ pub(super) struct Limits {
     pub(super) recall_window_ms: u64,
     pub(super) relations: rules::relations::Limits,
     pub(super) rules: Rules,
+    caps: Caps,
     /// Rows of all slots in memory, and the least share of a slot.
     rows: (usize, usize),
 }
@@ -106,8 +109,9 @@ impl Limits {
         let recall_window_ms = u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX);
         let relations = rules::relations::Limits::new(config);
         let devices = config.devices_max.max(1);
-        let (rules, rows) = (Rules::new(config), (ROWS_MAX, SLOT_ROWS_MIN));
-        Self { group_members, devices, recall_window_ms, relations, rules, rows }
+        let (rules, caps) = (Rules::new(config), Caps::of(config));
+        let rows = (ROWS_MAX, SLOT_ROWS_MIN);
+        Self { group_members, devices, recall_window_ms, relations, rules, caps, rows }
     }
 }
 

@@ -115,6 +115,8 @@ pub(super) enum Done {
     /// The answer to a question without an event, at this slot.
     Answered(Asker, Kind, Slot, Result<Answered, Refusal>),
     LoggedIn(Ticket, LoggedIn),
+    /// A login of a user for whom there is no room.
+    Full(Ticket),
     /// A login that the rule of its user denies.
     Denied(Ticket, UserId, LoginDenied),
     /// The new rule for logins of a user.
@@ -230,8 +232,8 @@ impl<'a> Build<'a> {
             Op::Deliver(Deliver { user, .. }, _)
             | Op::Acked(user, ..)
             | Op::Backlog(_, user)
-            | Op::Push(Push { user, .. })
             | Op::Wake(user) => owned.need_of_user(*user),
+            Op::Push(push) => Self::needs_of_push(owned, push),
         }
     }
 
@@ -322,6 +324,9 @@ impl<'a> Build<'a> {
     }
 
     fn append(&mut self, slot: Slot, append: &Append, asker: Asker) -> Result<(), Refusal> {
+        let is_new = |owned: &OwnedSlot| matches!(&append.wanted, Wanted::Pair(id, _) if owned.conversation(id).is_none());
+        let has_room =
+            if self.slots.get(&slot).is_some_and(is_new) { self.judge_conversation() } else { Ok(()) };
         let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
         if owned.outbox >= OUTBOX_MAX {
             return Err(Refusal::Moved);
@@ -333,6 +338,7 @@ impl<'a> Build<'a> {
                 let known = owned.conversation(id);
                 if known.is_none() {
                     self.limits.judge_say(Err(members.len()), append.origin)?;
+                    has_room?;
                 }
                 known.unwrap_or_else(|| open_pair(owned, slot, id, members, &mut self.opened))
             }

@@ -307,7 +307,8 @@ impl Asking<'_> {
                 };
                 self.store.batches.set(place, outcome);
             }
-            Asker::Facts(making) if result.is_ok() => {
+            // Without room for the user the prefetch ends, and nobody has the name.
+            Asker::Facts(making) if matches!(result, Ok(_) | Err(Refusal::StoreFull)) => {
                 if let Some((ticket, _)) = self.store.making.remove(&making) {
                     super::reads::Reading { store: self.store }.on_part(ticket);
                 }

@@ -377,6 +377,7 @@ fn slot_of_load(load: &Load) -> Option<Slot> {
         }
         Load::UserNumber(user)
         | Load::Stream(user, ..)
+        | Load::Pushed(user, _)
         | Load::Listing(user, ..)
         | Load::Relations(user)
         | Load::Settings(user) => Some(slot_of(user.number())),

@@ -74,6 +74,7 @@ impl Build<'_> {
     ) -> Result<Option<Answered>, Refusal> {
         let Question::Relate { id, by, users, change, counts, event } = question else { return Ok(None) };
         let other = users.iter().map(|(user, _)| *user).find(|user| *user != by.0).ok_or(Refusal::Denied)?;
+        let has_room = self.judge_conversation();
         let owned = self.slots.get_mut(&slot).ok_or(Refusal::Moved)?;
         let known = owned.conversation(id);
         let place = known.and_then(|known| owned.conversations.get(&known));
@@ -85,6 +86,9 @@ impl Build<'_> {
         if after == before {
             let (user, relations, has_changed) = (by.0, after, false);
             return Ok(Some(Answered::Related { user, other, relations, has_changed }));
+        }
+        if known.is_none() {
+            has_room?;
         }
         let conversation = known.unwrap_or_else(|| open_pair(owned, slot, id, users, &mut self.opened));
         let place = owned.place_mut(conversation).ok_or(Refusal::Moved)?;

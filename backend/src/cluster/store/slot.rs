@@ -28,6 +28,9 @@ const BODIES_MAX: usize = 64;
 /// Users in [`OwnedSlot::invited`]; at the limit all are forgotten before the next transaction.
 const INVITED_KNOWN_MAX: usize = 4096;
 
+/// Keys in [`OwnedSlot::pushed`]; at the limit all are forgotten before the next transaction.
+const PUSHED_KNOWN_MAX: usize = 1024;
+
 /// Rows of all slots of a node that stay in memory; each slot has its share. About half a kilobyte each.
 pub(super) const ROWS_MAX: usize = 2_097_152;
 /// Least share of a slot: more than what one operation needs.
@@ -150,6 +153,8 @@ pub(super) struct OwnedSlot {
     pub(super) bodies: HashMap<(ConversationId, u64), Option<Bytes>>,
     /// Users of whom operations in the queue ask whether they are invited to a group, and those who are or were.
     pub(super) invited: HashMap<(ConversationId, UserId), bool>,
+    /// Digests of pushes by users and keys that operations in the queue ask for, and those that were given.
+    pub(super) pushed: HashMap<(UserId, MessageKey), Option<u64>>,
     pub(super) chains: BTreeMap<(UserId, ConversationId), Chain<Deliver>>,
     /// Messages in `chains`.
     pub(super) outbox: usize,
@@ -213,6 +218,9 @@ impl OwnedSlot {
         }
         if self.invited.len() > INVITED_KNOWN_MAX {
             self.invited.clear();
+        }
+        if self.pushed.len() > PUSHED_KNOWN_MAX {
+            self.pushed.clear();
         }
     }
 
@@ -331,6 +339,9 @@ impl OwnedSlot {
                 for user in users {
                     self.invited.entry((*conversation, *user)).or_insert_with(|| found.contains(user));
                 }
+            }
+            (Load::Pushed(user, key), Loaded::Pushed(digest)) => {
+                self.pushed.entry((*user, *key)).or_insert(*digest);
             }
             (Load::Key(conversation, sender, key), Loaded::Key(known)) => {
                 self.keys.insert((*conversation, *sender, *key), *known);

@@ -2,6 +2,7 @@
 
 use crate::im::{ApiAnswer, ApiBody, ApiCall, Keep, PushTo};
 use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Send, SendAck};
 
 /// Kinds of calls.
@@ -55,6 +56,9 @@ pub(super) struct CallBody {
     /// The caller of a SEND may make the call again.
     #[prost(bool, tag = "11")]
     may_repeat: bool,
+    /// Key of a push into inboxes; empty: it has none.
+    #[prost(bytes = "bytes", tag = "12")]
+    key: Bytes,
     /// Seconds: a Unix time, or how long messages are kept.
     #[prost(uint64, optional, tag = "10")]
     seconds: Option<u64>,
@@ -96,8 +100,12 @@ pub(super) fn of_call(part: u64, call: ApiCall) -> CallBody {
         }
         ApiCall::Dissolve { conversation } => body(DISSOLVE, conversation),
         ApiCall::Push { to, kind: r#type, payload } => {
+            let key = match to {
+                PushTo::Inboxes(_, Some(key)) => Bytes::copy_from_slice(&key.0),
+                _ => Bytes::new(),
+            };
             let (kind, uids, devices, name) = match to {
-                PushTo::Inboxes(users) => (PUSH_INBOXES, users, Vec::new(), String::new()),
+                PushTo::Inboxes(users, _) => (PUSH_INBOXES, users, Vec::new(), String::new()),
                 PushTo::Users(users) => (PUSH_USERS, users, Vec::new(), String::new()),
                 PushTo::Devices(all) => {
                     let (users, devices) = all.into_iter().unzip();
@@ -107,7 +115,7 @@ pub(super) fn of_call(part: u64, call: ApiCall) -> CallBody {
                 // Nobody sends it: there are no rooms.
                 PushTo::Room(room) => (0, Vec::new(), Vec::new(), room),
             };
-            CallBody { r#type, payload, uids, devices, ..body(kind, name) }
+            CallBody { r#type, payload, uids, devices, key, ..body(kind, name) }
         }
         ApiCall::Revoke { user, before_s } => CallBody { seconds: before_s, ..body(REVOKE, user) },
         ApiCall::Ban { user, until_s } => CallBody { seconds: Some(until_s), ..body(BAN, user) },
@@ -130,8 +138,8 @@ pub(super) fn of_call(part: u64, call: ApiCall) -> CallBody {
 
 /// Reads a call. `None`: this version cannot read it.
 pub(super) fn call_of(body: CallBody) -> Option<ApiCall> {
-    let CallBody { part: _, kind, name, second, send, r#type, payload, uids, devices, seconds, may_repeat } =
-        body;
+    let CallBody { part: _, kind, name, second, send, r#type, payload, uids, devices, seconds, .. } = body;
+    let (may_repeat, key) = (body.may_repeat, &body.key);
     let push = |to| ApiCall::Push { to, kind: r#type, payload: payload.clone() };
     Some(match kind {
         SEND => ApiCall::Send { from: name, send: send?, may_repeat },
@@ -140,7 +148,8 @@ pub(super) fn call_of(body: CallBody) -> Option<ApiCall> {
         KICK_DEVICE => ApiCall::Kick { user: name, device: Some(second) },
         DISSOLVE => ApiCall::Dissolve { conversation: name },
         PUSH_USERS => push(PushTo::Users(uids)),
-        PUSH_INBOXES => push(PushTo::Inboxes(uids)),
+        PUSH_INBOXES if key.is_empty() => push(PushTo::Inboxes(uids, None)),
+        PUSH_INBOXES => push(PushTo::Inboxes(uids, Some(MessageKey(key.as_ref().try_into().ok()?)))),
         PUSH_DEVICES if uids.len() == devices.len() => {
             push(PushTo::Devices(uids.into_iter().zip(devices).collect()))
         }

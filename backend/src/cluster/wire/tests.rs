@@ -237,7 +237,8 @@ fn call() -> impl Strategy<Value = ApiCall> {
     let pairs = proptest::collection::vec(("[a-z]{1,9}", "[a-z]{1,9}"), 0..4);
     let to = prop_oneof![
         names().prop_map(PushTo::Users),
-        names().prop_map(PushTo::Inboxes),
+        (names(), proptest::option::of(any::<[u8; 16]>()))
+            .prop_map(|(users, key)| PushTo::Inboxes(users, key.map(MessageKey))),
         pairs.prop_map(PushTo::Devices),
         Just(PushTo::Everyone),
     ];

@@ -3,9 +3,11 @@
 use super::bench::Bench;
 use super::by;
 use crate::im::store::{
-    Command, Completion, Entry, GroupChange, GroupEdit, GroupSettings, Read, Store, UserId, Write,
+    Command, Completion, Entry, GroupChange, GroupEdit, GroupSettings, Read, Refusal, Store, Target, TellKey,
+    UserId, Write,
 };
 use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
 
 /// Everything in a user's inbox: events, and an empty text where some are gone.
 fn inbox<S: Store>(bench: &mut Bench<S>, user: UserId) -> Vec<Bytes> {
@@ -68,11 +70,36 @@ pub(super) fn they_are_stored_once<S: Store>(bench: &mut Bench<S>) {
     );
     assert_eq!(seen.iter().filter(|text| text.is_empty()).count(), 1, "one word");
     for number in 1..=3 {
-        let tell = Write::Tell { users: users.to_vec(), event: text("news", number) };
+        let tell = Write::Tell { users: users.to_vec(), event: text("news", number), key: None };
         assert_eq!(bench.done(tell).expect("told").len(), 4);
     }
-    bench.done(Write::Tell { users: vec![b], event: text("secret", 1) }).expect("told");
+    bench.done(Write::Tell { users: vec![b], event: text("secret", 1), key: None }).expect("told");
     let seen = inbox(bench, b);
     let news = [text("news", 1), text("news", 2), text("news", 3), text("secret", 1)];
     assert_eq!(seen[seen.len() - 4..], news);
+}
+
+pub(super) fn a_key_tells_each_user_once<S: Store>(bench: &mut Bench<S>) {
+    let [a, b, c] = ["a", "b", "c"].map(|uid| bench.user(uid));
+    let tell = |bench: &mut Bench<S>, users: &[UserId], key: u8, digest: u64| {
+        bench.next_id += 1;
+        let key = TellKey { key: MessageKey([key; 16]), digest, id: bench.next_id };
+        bench.done(Write::Tell { users: users.to_vec(), event: text("news", digest), key: Some(key) })
+    };
+    assert_eq!(tell(bench, &[a, b], 1, 7), Ok(vec![a, b]));
+    assert_eq!(tell(bench, &[a, b], 1, 7), Ok(vec![]), "both have it");
+    assert_eq!(tell(bench, &[b, c], 1, 7), Ok(vec![c]), "as after a call of which a part was done");
+    assert_eq!(tell(bench, &[a, b], 2, 7), Ok(vec![a, b]), "another key");
+    assert_eq!(tell(bench, &[a], 1, 8), Err(Refusal::Conflict), "other content");
+    let said = bench.draft(a, 0, Target::User(b), 1, 7);
+    assert!(bench.append(said).is_ok(), "keys of messages are others");
+    let read = Read::Stream { user: b, after: 0, limit: 1000, into: Vec::new() };
+    let Completion::Stream(page) = bench.command(Command::Read(read)) else { panic!("not a stream") };
+    let news = page.entries.iter().filter(|(_, entry)| matches!(entry, Entry::Event { .. }));
+    assert_eq!(news.count(), 2, "of each key");
+    for key in 3..90 {
+        assert_eq!(tell(bench, &[c], key, 9), Ok(vec![c]));
+    }
+    assert_eq!(tell(bench, &[c], 89, 9), Ok(vec![]));
+    assert_eq!(tell(bench, &[c], 30, 9), Ok(vec![]), "the last 64 at least are known");
 }

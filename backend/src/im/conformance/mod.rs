@@ -103,6 +103,7 @@ fn run_of_the_rest<S: Store>(mut run: impl FnMut(&str, ImConfig, Check<S>)) {
     run("invitations_say_who_may_join", ImConfig::default(), invitations::they_say_who_may_join);
     run("devices_and_profiles_are_kept", ImConfig::default(), devices_and_profiles_are_kept);
     run("they_are_stored_once", ImConfig::default(), events::they_are_stored_once);
+    run("a_key_tells_each_user_once", ImConfig::default(), events::a_key_tells_each_user_once);
     run(
         "a_dissolved_group_is_gone_and_its_seqs_are_not_given_again",
         ImConfig::default(),
@@ -538,7 +539,7 @@ fn devices_and_profiles_are_kept<S: Store>(bench: &mut Bench<S>) {
     bench.done(Write::RemoveDevice { user: a, device: phone }).expect("removed");
     assert_eq!((bench.devices(a).len(), bench.stream(a, 0)), (1, vec![]), "nobody waits for it");
     bench.done(Write::RemoveDevice { user: a, device: phone }).expect("twice");
-    assert_eq!(bench.done(Write::Tell { users: vec![a, b], event: event() }), Ok(vec![a, b]));
+    assert_eq!(bench.done(Write::Tell { users: vec![a, b], event: event(), key: None }), Ok(vec![a, b]));
     assert_eq!(bench.stream(b, 0).last().map(|it| it.1), Some(EVENT));
     assert_eq!(bench.store.counts().users, 2);
     assert_eq!(bench.store.last_id(), bench.next_id);

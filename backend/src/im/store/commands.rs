@@ -151,6 +151,17 @@ pub struct Draft {
     pub body: BytesMut,
 }
 
+/// Name of something that is said to users beside all conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TellKey {
+    /// The caller's name for it.
+    pub key: MessageKey,
+    /// Digest of the content; the same key with another digest is a conflict.
+    pub digest: u64,
+    /// The message id of the event.
+    pub id: u64,
+}
+
 /// A message that takes another one back.
 #[derive(Debug)]
 pub struct Recall {
@@ -281,6 +292,8 @@ pub enum Write {
         users: Vec<UserId>,
         /// The encoded event.
         event: Bytes,
+        /// Key of the caller: a user who has the event under it is told nothing. `None`: each call is another one.
+        key: Option<TellKey>,
     },
     /// Sets who may make a user a member of a group.
     SetSettings {

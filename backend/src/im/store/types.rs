@@ -174,6 +174,17 @@ pub struct Counts {
     pub commits: u64,
     /// Commits before which writing had to wait, the engine being behind.
     pub stalls: u64,
+    /// Part and whole of the caps that hold for these counts: slots of a node, and of its cluster. `None`: the whole caps hold.
+    pub share: Option<(usize, usize)>,
+}
+
+impl Counts {
+    /// Returns the part of a cap that holds for these counts, rounded up.
+    pub fn share_of(&self, cap: usize) -> usize {
+        let (part, whole) = self.share.unwrap_or((1, 1));
+        let share = (cap as u128 * part as u128).div_ceil(whole.max(1) as u128);
+        usize::try_from(share).unwrap_or(usize::MAX)
+    }
 }
 
 /// Logins of a user that are not admitted, whatever their tokens say.

@@ -53,7 +53,7 @@ fn below_the_floor_of_the_disk_only_small_writes_pass() {
     let leave = GroupRequest { conversation: group(), ..Default::default() };
     bench.req::<()>(ann, "im.group.leave", &leave).expect("it frees room");
     let push = |payload: &[u8]| {
-        let to = crate::im::PushTo::Inboxes(vec!["ben".into()]);
+        let to = crate::im::PushTo::Inboxes(vec!["ben".into()], None);
         ApiCall::Push { to, kind: 0, payload: Bytes::copy_from_slice(payload) }
     };
     assert_eq!(call(&mut bench, push(&large)), Code::Retry);

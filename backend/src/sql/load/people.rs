@@ -42,6 +42,11 @@ impl Reader<'_> {
                 Loaded::Devices(rows.iter().map(|row| (user(row, 5), device_row(row))).collect())
             }
             Load::Settings(of) => self.settings(*of).await?,
+            Load::Pushed(of, key) => {
+                let (slot, name, key) = (slot_of_user(*of), user_column(*of), &key.0[..]);
+                let row = transaction.query_opt(&loads.pushed, &[&slot, &name, &key]).await?;
+                Loaded::Pushed(row.map(|row| number(&row, 0)))
+            }
             Load::InvitedTo(of, groups) => {
                 let slots: Vec<_> = groups.iter().map(|group| slot_of_conversation(*group)).collect();
                 let names: Vec<_> = groups.iter().map(|group| conversation_column(*group)).collect();

@@ -86,6 +86,10 @@ impl Cells {
                 Loaded::RelationCounts(self.uids.get(uid).map(|user| (*user, self.counts(*user))))
             }
             Load::Settings(user) => self.settings(*user),
+            Load::Pushed(user, key) => {
+                let keys = self.users.get(user).map(|account| &account.keys);
+                Loaded::Pushed(keys.and_then(|keys| keys.get(key)).map(|(digest, _)| *digest))
+            }
             Load::Devices(uids) => {
                 let users = uids.iter().filter_map(|uid| self.uids.get(uid));
                 let of = |user: &UserId| {

@@ -11,7 +11,7 @@ use super::high_water::HighWaterFile;
 use super::tables::{EntryRecord, KeyRecord, LAST_ID, Tables, decode, numbers};
 use super::{DiskError, content};
 use crate::im::store::directory::Directory;
-use crate::im::store::embedded::Content;
+use crate::im::store::embedded::{Content, EVENTS};
 use crate::im::store::{ConversationId, UserId};
 use moorline_proto::message::client::Push;
 use prost::Message as _;
@@ -232,6 +232,9 @@ fn message_key(
 ) -> Result<(), DiskError> {
     report.keys += 1;
     let KeyRecord { conversation, seq, id, .. } = record;
+    if (conversation, seq) == (EVENTS.index(), 0) {
+        return Ok(()); // of a push into the inbox
+    }
     let is_known = (conversation as usize) < directory.conversations.len();
     if !is_known || seq == 0 || seq > directory.conversations.get(ConversationId::of(conversation)).numbered {
         report.problem(|| {

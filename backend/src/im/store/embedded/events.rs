@@ -4,10 +4,13 @@
 //! newest [`EVENTS_MAX`] events; of those that only set the settings, the newest. A device whose inbox names an older one is
 //! told to ask for everything again; an earlier state of the settings is left out.
 
-use super::{Content, Effects, Engine, EngineStore, engine::EVENTS};
-use crate::im::store::directory::{Changed, Directory, EVENTS_MAX};
-use crate::im::store::{ConversationId, Delivery, DeviceNumber, Entry, Origin, Recipient, UserId};
+use super::{Content, Effects, Engine, EngineStore, Known, engine::EVENTS};
+use crate::im::store::directory::{Changed, Directory, EVENTS_MAX, KEYS};
+use crate::im::store::{
+    ConversationId, Delivery, DeviceNumber, Entry, Origin, Outcome, Recipient, Refusal, TellKey, UserId,
+};
 use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
 
 /// Events that belong to no conversation and are kept: pushes of the server API to inboxes of more than [`SINGLE_MAX`] users.
 const SHARED_EVENTS_MAX: u64 = 16_384;
@@ -100,6 +103,43 @@ impl<E: Engine> EngineStore<E> {
         let recipients = first..batch.recipients.len();
         Ok(Delivery { body, recipients, is_read_fanout: false })
     }
+}
+
+/// Tells users something; with a key only those who have nothing under it. Nobody is told if a user has something else.
+pub(super) fn tell_once<E: Engine>(
+    store: &mut EngineStore<E>,
+    now_ms: u64,
+    users: &[UserId],
+    (event, key): (Bytes, Option<TellKey>),
+    batch: &mut Effects,
+) -> Result<Outcome, E::Error> {
+    let Some(TellKey { key, digest, id }) = key else {
+        return Ok(Outcome::Done(Ok(Some(store.tell_all(users, event, batch)?))));
+    };
+    let key = key_of_event(key);
+    let mut new = Vec::with_capacity(users.len());
+    for user in users {
+        let erased = store.directory.erasures.get(*user, KEYS).map_or(0, |erasure| erasure.to_id);
+        match store.engine.key(now_ms, *user, key)?.filter(|known| known.id > erased) {
+            None => new.push(*user),
+            Some(known) if known.conversation == EVENTS && known.digest == digest => {}
+            Some(_) => return Ok(Outcome::Done(Err(Refusal::Conflict))),
+        }
+    }
+    if new.is_empty() {
+        return Ok(Outcome::Done(Ok(None)));
+    }
+    let delivery = store.tell_all(&new, event, batch)?;
+    for user in new {
+        let known = Known { conversation: EVENTS, seq: 0, id, time_ms: 0, digest };
+        store.engine.put_key(now_ms, user, key, known)?;
+    }
+    Ok(Outcome::Done(Ok(Some(delivery))))
+}
+
+/// Key of an event among the keys of its receiver, apart from those of the receiver's own messages.
+fn key_of_event(key: MessageKey) -> MessageKey {
+    MessageKey(key.0.map(|byte| byte ^ 0xA5))
 }
 
 /// Reads an event that an inbox names. `None`: a later one says everything that it said.

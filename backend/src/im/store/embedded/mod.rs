@@ -11,7 +11,7 @@ mod people;
 mod reads;
 mod sweep;
 
-pub(super) use engine::{AT_LAST, Content, Engine, Known, Progress, StreamEntry};
+pub(super) use engine::{AT_LAST, Content, EVENTS, Engine, Known, Progress, StreamEntry};
 
 use super::directory::{Changed, Directory, FanoutLimits};
 use super::rules::Rules;
@@ -22,6 +22,7 @@ use super::{
 use crate::config::ImConfig;
 use acks::{ACK_CHANGES, ACK_CHANGES_IDLE, Acks};
 use bytes::Bytes;
+use events::tell_once;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use sweep::Sweeps;
@@ -127,7 +128,7 @@ impl<E: Engine> EngineStore<E> {
                     Err(refusal) => Err(refusal),
                 })
             }
-            Write::Tell { users, event } => Outcome::Done(Ok(Some(self.tell_all(&users, event, batch)?))),
+            Write::Tell { users, event, key } => tell_once(self, now_ms, &users, (event, key), batch)?,
             Write::SetSettings { user, who_may_add } => {
                 self.directory.users.get_mut(user).who_may_add = who_may_add;
                 self.directory.changed.push(Changed::User(user));
@@ -315,6 +316,7 @@ impl<E: Engine> Store for EngineStore<E> {
             erasing: self.directory.erasures.len() + self.directory.doomed.len(),
             commits,
             stalls,
+            share: None,
         }
     }
 }

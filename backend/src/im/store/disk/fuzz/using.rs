@@ -220,7 +220,7 @@ pub(super) fn writes_of(
     let mut writes = vec![
         Write::Acked { user: by.0, device: by.1, position: end, gone_ms: NOW_MS },
         Write::SetProfile { user: by.0, profile: event() },
-        Write::Tell { users: users.to_vec(), event: event() },
+        Write::Tell { users: users.to_vec(), event: event(), key: None },
     ];
     for (number, other) in (0..).zip(users) {
         writes.push(Write::Append(draft(number, Target::User(*other))));
