@@ -285,6 +285,17 @@ impl Stream {
         }
     }
 
+    /// Forgets bytes that have come and were not read, at most 32 KiB of them. For a stream that is closed next: with bytes
+    /// unread the system resets the connection, and the peer may lose what was written last.
+    pub fn forget_unread(&mut self) {
+        let mut room = [0; 4 << 10];
+        for _ in 0..8 {
+            if !matches!(self.read_into(&mut room), Ok(Filled::Bytes(_))) {
+                return;
+            }
+        }
+    }
+
     /// Writes once. Returns how many bytes the stream took; 0 if it takes none for now. Tries even if the
     /// stream is not writable: ask [`Self::is_writable`] first where a system call for nothing matters.
     ///

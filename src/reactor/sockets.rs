@@ -118,6 +118,7 @@ impl Sockets {
         for (Socket { mut stream, layer }, code) in self.closing.drain(..) {
             if let Some(mut layer) = layer {
                 layer.shut(&mut stream, code);
+                stream.forget_unread(); // so that an alert arrives
             }
         }
     }

@@ -28,8 +28,9 @@ use moorline_proto::time::Instant;
 use std::io;
 use std::net::SocketAddr;
 
-/// Bytes that are kept before they can be used. A ClientHello with a hybrid key and a ticket has 2 to 3 KiB, and whoever sends
-/// more must not hold more memory than the gateway allows a stranger.
+/// Bytes that are kept before they can be used, until the handshake is done. A ClientHello with a hybrid key and a ticket has 2
+/// to 3 KiB, and whoever sends more must not hold more memory than the gateway allows a stranger. Behind the handshake
+/// a whole record may come.
 const INPUT_MAX: usize = 8 << 10;
 /// Bytes of a record's header.
 const HEADER_BYTES: usize = 5;
@@ -222,7 +223,11 @@ impl Opening {
             return Ok(false);
         }
         if self.input.len() >= self.input_max {
-            return if self.is_held() { Ok(false) } else { Err(OpeningFault::TooLong) };
+            if self.is_held() {
+                return Ok(false);
+            }
+            self.put_alert();
+            return Err(OpeningFault::TooLong);
         }
         let room = block.room();
         let most = room.len().min(self.input_max - self.input.len());
@@ -308,6 +313,7 @@ impl Opening {
             Ok(Next::Done(Finished { records, .. })) => {
                 // What the thread did not use comes before what has come since.
                 self.input.splice(..0, input);
+                self.input_max = tls::RECORD_BYTES_MAX;
                 Stage::Upgrade { tls: Some(Box::new(Tls::new(records))), head: Vec::new() }
             }
             Ok(Next::Nothing) => Stage::Failed,
@@ -328,6 +334,17 @@ impl Opening {
             self.unanswered = Bytes::new();
         }
         self.output.flush(stream)
+    }
+
+    /// Tells the peer of a handshake that more came than is kept; [`Layer::flush`] sends it.
+    fn put_alert(&mut self) {
+        let mut alert = Vec::new();
+        match &mut self.stage {
+            Stage::Handshake(handshake) => _ = handshake.abort(&mut alert),
+            Stage::Hello if self.kind.has_tls => tls::refuse_hello(&mut alert),
+            _ => {}
+        }
+        self.output.append(&alert);
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -459,6 +476,7 @@ impl Opening {
         if !records.is_empty() {
             let records = Records::thaw(&records).map_err(|error| error.to_string())?;
             opening.stage = Stage::Upgrade { tls: Some(Box::new(Tls::new(records))), head: plain };
+            opening.input_max = tls::RECORD_BYTES_MAX;
         }
         (opening.input, opening.output) = (partial, Buffers::of(Vec::new(), Vec::new(), pending));
         Ok(Some(opening))

@@ -192,6 +192,8 @@ fn a_client_hello_without_end_wakes_no_thread_and_holds_eight_kib_at_most() {
         assert!(sent < 10_000, "nobody ends it");
     };
     assert!(matches!(fault, OpeningFault::TooLong), "{fault}");
+    assert!(opening.flush(&mut stream).expect("it stands"));
+    assert_eq!(read_all(&mut peer), [21, 3, 3, 0, 2, 2, 22], "the alert record_overflow");
     // What is not TLS is refused at once.
     let mut opening = Opening::new(kind, 0);
     peer.write_all(&[0xA1]).expect("room");

@@ -378,16 +378,26 @@ impl Handshake {
         Ok(())
     }
 
-    /// Ends the handshake, with an alert if none of its keys are in use.
+    /// Ends the handshake because the peer sends more than its owner keeps. The alert is appended to `out`.
+    pub fn abort(&mut self, out: &mut Vec<u8>) -> HandshakeError {
+        self.refuse(HandshakeError::TooLong, out)
+    }
+
+    /// Ends the handshake with an alert.
     fn refuse(&mut self, error: HandshakeError, out: &mut Vec<u8>) -> HandshakeError {
-        let is_open = self.connection.take().is_some();
-        let alert = match error {
-            HandshakeError::TooLong => Alert::RECORD_OVERFLOW,
-            _ => Alert::UNEXPECTED_MESSAGE,
-        };
-        if is_open && self.hello.take().is_some() {
-            plain_alert(alert, out);
+        if self.connection.is_some() {
+            if self.hello.take().is_some() {
+                let is_long = matches!(error, HandshakeError::TooLong);
+                plain_alert(if is_long { Alert::RECORD_OVERFLOW } else { Alert::UNEXPECTED_MESSAGE }, out);
+            } else {
+                // Only the library has the keys for an alert, and it makes one for a record of no kind.
+                self.input.truncate(self.offered);
+                self.input.extend_from_slice(&[0, 3, 3, 0, 0]);
+                self.offered = self.input.len();
+                self.run(out).ok();
+            }
         }
+        self.connection = None;
         error
     }
 
@@ -444,15 +454,23 @@ impl Handshake {
                 Ok(None) => {}
                 Ok(Some(is_done)) => return Ok(is_done),
                 Err(error) => {
-                    // One more call gives the alert. Another one would look at the rest of the input and fail anew.
-                    let input = &mut self.input[..self.offered];
-                    of_role!(connection, inner => {
-                        if let Ok(ConnectionState::EncodeTlsData(mut record)) =
-                            inner.process_tls_records(input).state
-                        {
-                            append(&mut record, out).ok();
+                    // Further calls give what is queued, the alert last. One more would look at the rest of the input
+                    // and fail anew.
+                    let is_queued =
+                        |connection: &Connection| of_role!(connection, inner => inner.wants_write());
+                    for _ in 0..STEPS_MAX {
+                        if !is_queued(connection) {
+                            break;
                         }
-                    });
+                        let input = &mut self.input[..self.offered];
+                        of_role!(connection, inner => {
+                            if let Ok(ConnectionState::EncodeTlsData(mut record)) =
+                                inner.process_tls_records(input).state
+                            {
+                                append(&mut record, out).ok();
+                            }
+                        });
+                    }
                     return Err(HandshakeError::Tls(error));
                 }
             }
@@ -554,6 +572,11 @@ fn append<Data>(record: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Resu
             }
         }
     }
+}
+
+/// Appends the alert for a client whose ClientHello is longer than is kept.
+pub fn refuse_hello(out: &mut Vec<u8>) {
+    plain_alert(Alert::RECORD_OVERFLOW, out);
 }
 
 /// Appends an alert in the clear, which stands where nothing was agreed on.

@@ -10,6 +10,8 @@
 //! gives bytes, `Records::thaw` makes the same state of them, and exactly one of the two processes calls
 //! `records.resume()`; the other one calls `records.retire()`.
 
+#![forbid(unsafe_code)]
+
 mod certificates;
 mod der;
 mod fault;
@@ -27,7 +29,7 @@ pub use certificates::{
 };
 pub use fault::{Alert, Fault};
 pub use handshake::{
-    Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server,
+    Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server, refuse_hello,
 };
 pub use mutual::{Client, Mutual, MutualError, MutualFiles, is_name_of_server};
 pub use provider::{Suite, provider, warm_up};

@@ -1,7 +1,8 @@
 //! Handshakes: what they give, what they refuse, and what they bear.
 
 use super::pair::*;
-use crate::tls::{HANDSHAKE_BYTES_MAX, HandshakeError, Progress, Protocols, Server, Suite};
+use crate::tls::{HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server, Suite};
+use rustls::AlertDescription;
 use rustls::server::WebPkiClientVerifier;
 use std::sync::Arc;
 
@@ -126,6 +127,49 @@ fn other_languages_and_endless_clients_are_refused() {
         let mut handshake = server(Protocols::default()).handshake().expect("a server");
         let outcome = handshake.advance(bytes, &mut Vec::new());
         assert!(!matches!(outcome, Ok(Progress::Done(_))));
+    }
+}
+
+#[test]
+fn a_client_that_goes_wrong_behind_the_answer_is_told_so() {
+    type Wrong = fn(&mut Handshake, &mut Vec<u8>) -> HandshakeError;
+    let wrongs: [(Wrong, rustls::AlertDescription); 5] = [
+        // A record of no kind, and one that is longer than TLS allows.
+        (
+            |it, out| it.advance(&[99, 3, 3, 0, 1, 1], out).expect_err("no kind"),
+            AlertDescription::DecodeError,
+        ),
+        (
+            |it, out| it.advance(&[23, 3, 3, 0xff, 0xff], out).expect_err("long"),
+            AlertDescription::DecodeError,
+        ),
+        // Its owner keeps no more.
+        (|it, out| it.abort(out), AlertDescription::DecodeError),
+        (
+            |it, out| {
+                it.advance(&[23, 3, 3, 0x40], out).expect("a begin");
+                it.abort(out)
+            },
+            AlertDescription::DecodeError,
+        ),
+        // A record that no key opens.
+        (
+            |it, out| it.advance(&[&[23, 3, 3, 0, 40][..], &[1; 40]].concat(), out).expect_err("no key"),
+            AlertDescription::BadRecordMac,
+        ),
+    ];
+    for (number, (wrong, alert)) in wrongs.into_iter().enumerate() {
+        let mut client = connect(client_config(Suite::Aes256, &[]), "chat.example");
+        let mut handshake = server(Protocols::default()).handshake().expect("a server");
+        let mut out = Vec::new();
+        handshake.advance(&sent_by(&mut client), &mut out).expect("a hello");
+        give(&mut client, &out).expect("valid");
+        out.clear();
+        let error = wrong(&mut handshake, &mut out);
+        assert!(!out.is_empty(), "{number}: {error}");
+        let told = give(&mut client, &out).expect_err("an alert");
+        assert_eq!(told, rustls::Error::AlertReceived(alert), "{number}: {error}");
+        assert!(matches!(handshake.advance(&[22], &mut out), Err(HandshakeError::Ended)));
     }
 }
 
