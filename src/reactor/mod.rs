@@ -562,8 +562,7 @@ impl EventLoop for Reactor {
     }
 
     fn resume(&mut self, unix_base_nanos: u64) {
-        self.sockets.now = self.clock.now();
-        self.sockets.newcomers = None;
+        self.sockets.resume(self.clock.now());
         self.shard.handle_thawed(unix_base_nanos);
         self.resume_layers();
     }

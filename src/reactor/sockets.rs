@@ -149,6 +149,13 @@ impl Sockets {
         self.warm.cool(self.now, &mut self.streams);
     }
 
+    /// Goes on behind a freeze, which has made all layers give back what they kept.
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.now = now;
+        self.newcomers = None;
+        self.warm.forget_kept();
+    }
+
     /// Notes that a socket may have bytes to read.
     pub(super) fn set_ready(&mut self, key: ConnKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };

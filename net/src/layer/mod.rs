@@ -227,10 +227,10 @@ impl Layer {
         }
     }
 
-    /// Keeps what each use would make anew, the keys of TLS: for a connection that is used again and again. Some 1.2 KiB.
+    /// Keeps what each use would derive anew, the keys of TLS: for a connection that is used again and again. 128 bytes.
     pub fn keep(&mut self) {
         if let Some(records) = self.records() {
-            records.keep();
+            records.keep_bytes();
         }
     }
 
@@ -247,7 +247,7 @@ impl Layer {
     }
 
     /// Returns whether [`Self::cool`] gives memory back.
-    pub const fn is_warm(&self) -> bool {
+    pub fn is_warm(&self) -> bool {
         match self {
             Self::Opening(_) | Self::WebSocket(_) => false,
             Self::Tls(tls) => tls.records.is_warm(),
@@ -440,8 +440,9 @@ impl Tls {
         length: usize,
         scratch: &mut Vec<u8>,
     ) -> io::Result<usize> {
-        if length > RECORD_PLAIN {
-            self.records.keep(); // one key for all records
+        let (is_long, is_warm) = (length > RECORD_PLAIN, self.records.is_warm());
+        if is_long {
+            self.records.keep(); // one object for all records
         }
         let mut taken = 0;
         while taken < length {
@@ -454,6 +455,11 @@ impl Tls {
                 self.buffers.append(&scratch[sent..]);
                 break;
             }
+        }
+        match (is_long, is_warm) {
+            (false, _) => {}
+            (true, true) => self.records.keep_bytes(),
+            (true, false) => self.records.cool(),
         }
         Ok(taken)
     }

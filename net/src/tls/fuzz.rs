@@ -86,6 +86,7 @@ enum Event {
     Time(u8),
     Handover,
     Keep,
+    KeepBytes,
     Cool,
 }
 
@@ -141,6 +142,7 @@ fn events(peer: &mut Records, script: &[u8]) -> Vec<Event> {
             }
             5 => Event::Time(number),
             6 => Event::Handover,
+            _ if number % 4 == 3 => Event::KeepBytes,
             _ if number % 2 == 1 => Event::Keep,
             _ => Event::Cool,
         });
@@ -172,6 +174,7 @@ fn open_all(records: &mut Records, events: &[Event], step: usize) -> (Vec<u8>, O
                 records.resume().expect("thawed");
             }
             Event::Keep => records.keep(),
+            Event::KeepBytes => records.keep_bytes(),
             Event::Cool => records.cool(),
         }
     }

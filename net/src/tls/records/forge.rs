@@ -1,7 +1,7 @@
 //! Records that no honest end seals, and counters near their end: for tests.
 #![allow(dead_code)] // the fuzz body needs some of it
 
-use super::{Flags, HEADER_BYTES, Key, Records, UPDATE_NOT_REQUESTED, UPDATE_REQUESTED};
+use super::{Flags, HEADER_BYTES, Keep, Records, Slot, UPDATE_NOT_REQUESTED, UPDATE_REQUESTED};
 #[cfg(test)]
 use std::cell::RefCell;
 
@@ -54,7 +54,8 @@ impl Records {
         let (suite, seq) = (self.suite(), self.state.write_seq());
         self.cool();
         let mut record = Vec::new();
-        let sealed = Key::new(suite, &mut self.write).seal(seq, kind.into(), &content.into(), &mut record);
+        let key = Slot::Empty.take(Keep::Nothing, suite, &mut self.write);
+        let sealed = key.seal(seq, kind.into(), &content.into(), &mut record);
         sealed.expect("sealed");
         assert!(self.state.try_set_write_seq(seq + 1), "at most 2^24");
         assert!(!self.state.has(Flags::FROZEN));

@@ -5,7 +5,7 @@
 
 use super::super::fault::Fault;
 use super::super::provider::Suite;
-use super::super::secret::Secret;
+use super::super::secret::{KEY_BYTES, Secret};
 use super::{CONTENT_BYTES_MAX, HEADER_BYTES};
 use aws_lc_rs::aead::{
     AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey,
@@ -14,6 +14,62 @@ use rustls::ContentType;
 use rustls::crypto::cipher::OutboundChunks;
 use zeroize::Zeroizing;
 
+/// What a connection keeps of a direction's key from one use to the next.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Nothing: each use derives the key, in 1 us, or 3 us with AES.
+    #[default]
+    Nothing,
+    /// The derived bytes, 44 of them.
+    Bytes,
+    /// The object of the library.
+    Object,
+}
+
+/// Place for what is kept.
+#[derive(Default)]
+pub(super) enum Slot {
+    #[default]
+    Empty,
+    Bytes(Derived),
+    Object(Key),
+}
+
+impl Slot {
+    /// Returns the key, derived if it is not here. [`Self::give_back`] gets it after its use.
+    pub(super) fn take(&mut self, keep: Keep, suite: Suite, secret: &mut Secret) -> Key {
+        let derived = match std::mem::take(self) {
+            Self::Object(key) => return key,
+            Self::Bytes(derived) => derived,
+            Self::Empty => Derived::of(suite, secret),
+        };
+        let key = Key::of(suite, &derived);
+        if keep == Keep::Bytes {
+            *self = Self::Bytes(derived);
+        }
+        key
+    }
+
+    pub(super) fn give_back(&mut self, keep: Keep, key: Key) {
+        if keep == Keep::Object {
+            *self = Self::Object(key);
+        }
+    }
+}
+
+/// Bytes of a key and its IV.
+pub(super) struct Derived(Zeroizing<[u8; KEY_BYTES + NONCE_LEN]>);
+
+impl Derived {
+    fn of(suite: Suite, secret: &mut Secret) -> Self {
+        let (key, iv) = secret.keys(suite);
+        let mut bytes = Zeroizing::new([0; KEY_BYTES + NONCE_LEN]);
+        bytes[..KEY_BYTES].copy_from_slice(&*key);
+        bytes[KEY_BYTES..].copy_from_slice(&iv);
+        Self(bytes)
+    }
+}
+
 /// A key with its IV, ready for use: some 600 bytes with what the library allocates for it.
 pub(super) struct Key {
     aead: LessSafeKey,
@@ -21,15 +77,15 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Derives the key from its secret.
-    pub(super) fn new(suite: Suite, secret: &mut Secret) -> Self {
+    fn of(suite: Suite, Derived(bytes): &Derived) -> Self {
         let algorithm = match suite {
             Suite::Aes256 => &AES_256_GCM,
             Suite::ChaCha20 => &CHACHA20_POLY1305,
         };
-        let (key, iv) = secret.keys(suite);
-        let key = UnboundKey::new(algorithm, &*key).expect("a key of 32 bytes");
-        Self { aead: LessSafeKey::new(key), iv: Zeroizing::new(iv) }
+        let key = UnboundKey::new(algorithm, &bytes[..KEY_BYTES]).expect("a key of 32 bytes");
+        let mut iv = Zeroizing::new([0; NONCE_LEN]);
+        iv.copy_from_slice(&bytes[KEY_BYTES..]);
+        Self { aead: LessSafeKey::new(key), iv }
     }
 
     /// Decrypts what stands behind a record's header. Returns the kind of its content and the content's length; the content

@@ -14,8 +14,9 @@ enum Step {
     PeerUpdates(bool),
     Answer,
     Request,
-    /// Keys are kept from here on.
+    /// Keys are kept from here on, or their bytes.
     Keep,
+    KeepBytes,
     Cool,
     /// The server is close to its own KeyUpdate.
     Jump(u32),
@@ -48,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Answer),
         1 => Just(Step::Request),
         2 => Just(Step::Keep),
+        2 => Just(Step::KeepBytes),
         2 => Just(Step::Cool),
         1 => (0..4_u32).prop_map(|before| Step::Jump((1 << 23) - before)),
         6 => outcome.prop_map(Step::Handover),
@@ -81,6 +83,7 @@ impl World {
             Step::Answer => self.owner.answer(&mut self.wire).expect("owner"),
             Step::Request => self.owner.request_update(&mut self.wire).expect("owner"),
             Step::Keep => self.owner.keep(),
+            Step::KeepBytes => self.owner.keep_bytes(),
             Step::Cool => self.owner.cool(),
             Step::Jump(to) => {
                 self.client_reads();

@@ -346,10 +346,12 @@ fn a_state_goes_to_another_process_between_any_two_records() {
             take_over(&mut pair.records);
             assert_eq!(pair.server_sends(&[&text]), text);
             if round % 7 == 0 {
-                pair.records.keep();
-                pair.echo(b"kept");
-                pair.echo(b"and used again");
-                assert!(pair.records.is_warm());
+                for keep in [Records::keep, Records::keep_bytes, Records::keep] {
+                    keep(&mut pair.records);
+                    pair.echo(b"kept");
+                    pair.echo(b"and used again");
+                    assert!(pair.records.is_warm());
+                }
                 pair.records.cool();
                 pair.echo(b"while cool");
             }
