@@ -2,6 +2,8 @@
 //! simulated cells in `tests/cluster`.
 
 mod postgres;
+#[path = "cells/tls.rs"]
+mod tls;
 
 use moorline_backend::cluster::cell::{
     CellReply, CellRequest, EventRow, InvitationRow, ListedRow, Load, Loaded, Passage, RecipientRow,

@@ -465,7 +465,7 @@ const KEYS: &[Key] = &[
         "cells",
         Kind::Texts,
         "[]",
-        "PostgreSQL connection strings of the cells of a cluster, in the order in which they were made: [\"host=a,b,c user=moorline dbname=moorline\"]. The backend is then a node of this cluster, by node_number, and im.folder stays empty. Make the tables by `moorline backend migrate`. Empty: the backend is of no cluster.",
+        "PostgreSQL connection strings of the cells of a cluster, in the order in which they were made: [\"host=a,b,c user=moorline dbname=moorline sslmode=verify-full sslrootcert=/etc/moorline/cells.pem\"]. With sslrootcert, the certificates (PEM) of the CA of the databases, connections speak TLS 1.3 and the server is verified; sslcert and sslkey are a certificate that is shown to it, sslcrl lists of revoked ones. The files are read for each new connection. Without them a connection to another machine needs sslmode=disable. The backend is then a node of this cluster, by node_number, and im.folder stays empty. Make the tables by `moorline backend migrate`. Empty: the backend is of no cluster.",
     ),
     key(
         "store",

@@ -62,11 +62,15 @@ fn every_fault_is_named_with_its_place() {
             "b.toml:2: store.cells: a password in settings is printed",
         ),
         (
-            "[store]\ncells = ['host=a']\n[im]\nfolder = 'x'",
+            "[store]\ncells = ['host=a']",
+            "b.toml:2: store.cells: the connection to a would be plain; add `sslmode=verify-full",
+        ),
+        (
+            "[store]\ncells = ['host=/run']\n[im]\nfolder = 'x'",
             "im.folder: a node of a cluster keeps nothing on its disk",
         ),
         (
-            "listen = '0.0.0.0:1'\nlink.tls.ca_file='a'\nlink.tls.certificate_file='b'\nlink.tls.key_file='c'\n[store]\ncells = ['host=a']",
+            "listen = '0.0.0.0:1'\nlink.tls.ca_file='a'\nlink.tls.certificate_file='b'\nlink.tls.key_file='c'\n[store]\ncells = ['host=/run']",
             "store.address: other nodes cannot connect to 0.0.0.0:1",
         ),
         ("[api]\nlisten = '127.0.0.1:0'", "b.toml:2: api.listen: the API needs a token; set api.token_file"),

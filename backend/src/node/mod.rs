@@ -105,6 +105,9 @@ impl NodeHandler {
         let mut last_id = 0;
         for (cell, address) in (0..).zip(&cells) {
             let to_error = |cause| admin::CellError::Sql { cell, address: Box::new(address.clone()), cause };
+            if let Some(tls) = address.tls().map_err(|cause| to_error(cause.into()))? {
+                tls.warnings().iter().for_each(|warning| tracing::warn!(cell, "{warning}"));
+            }
             let mut connection = Connection::open(address).map_err(to_error)?;
             last_id = last_id.max(connection.last_id(node).map_err(to_error)?);
         }

@@ -1,7 +1,7 @@
 //! One connection to a cell: a request in, its reply out.
 
 use super::load::{self, Loads};
-use super::{CellAddress, columns, commit, slot_column, statements};
+use super::{CellAddress, CellTlsError, columns, commit, slot_column, statements};
 use crate::cluster::cell::{CellReply, CellRequest, Deliver, Life, SlotHead, counter_of};
 use crate::cluster::lease::LEASE;
 use crate::im::store::Origin;
@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Statement};
 
@@ -29,6 +30,9 @@ pub enum SqlError {
     /// The server has told success with a warning, as it does when a wait for its standbys is cancelled.
     #[error("the cell told success with a warning: the write may be on no standby")]
     Warning,
+    /// A file of TLS is missing or not valid.
+    #[error("{0}")]
+    Tls(#[from] CellTlsError),
     /// The runtime of this thread could not be made.
     #[error("cannot make an event loop: {0}")]
     Runtime(#[from] std::io::Error),
@@ -145,23 +149,40 @@ pub(super) fn connect(address: &CellAddress) -> Result<(Runtime, Client, Arc<Ato
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let warnings = Arc::new(AtomicU64::new(0));
     let counted = warnings.clone();
+    let tls = address.tls()?;
     let client = within(&runtime, REQUEST_TIMEOUT, async {
-        let (client, connection) = address.config.connect(NoTls).await?;
-        tokio::spawn(async move {
-            let mut connection = pin!(connection);
-            while let Some(Ok(message)) = poll_fn(|cx| connection.as_mut().get_mut().poll_message(cx)).await {
-                if let AsyncMessage::Notice(notice) = message
-                    && notice.severity() != "NOTICE"
-                    && notice.severity() != "INFO"
-                {
-                    counted.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(warning = notice.message(), "a cell warns");
-                }
+        Ok(match tls {
+            None => {
+                let (client, connection) = address.config.connect(NoTls).await?;
+                tokio::spawn(listen(connection, counted));
+                client
             }
-        });
-        Ok(client)
+            Some(tls) => {
+                let (client, connection) = address.config.connect(tls).await?;
+                tokio::spawn(listen(connection, counted));
+                client
+            }
+        })
     })?;
     Ok((runtime, client, warnings))
+}
+
+/// Reads what the server says in between, to the end of the connection. Counts warnings.
+async fn listen<S, T>(connection: tokio_postgres::Connection<S, T>, counted: Arc<AtomicU64>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = pin!(connection);
+    while let Some(Ok(message)) = poll_fn(|cx| connection.as_mut().get_mut().poll_message(cx)).await {
+        if let AsyncMessage::Notice(notice) = message
+            && notice.severity() != "NOTICE"
+            && notice.severity() != "INFO"
+        {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(warning = notice.message(), "a cell warns");
+        }
+    }
 }
 
 async fn perform(

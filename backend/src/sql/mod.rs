@@ -14,6 +14,7 @@
 //! | `commit` | the statement of a transaction |
 //! | `load` | reads |
 //! | [`admin`] | makes and checks the tables |
+//! | `tls` | TLS to the servers of a cell |
 //! | [`status`] | the state of a cluster, as its cells have it |
 
 mod address;
@@ -25,9 +26,11 @@ mod load;
 mod schema;
 mod statements;
 pub mod status;
+mod tls;
 
 pub use address::{CellAddress, CellAddressError};
 pub use connection::{Connection, SqlError};
+pub use tls::{CellTls, CellTlsError};
 
 use crate::cluster::cell::slot_of;
 use crate::im::store::{ConversationId, UserId};

@@ -1,11 +1,13 @@
-//! A PostgreSQL server of the installed distribution package, for one test: in its own folder, on a Unix socket only.
+//! A PostgreSQL server of the installed distribution package, for one test: in its own folder, on a Unix socket only unless a
+//! test sets `listen_addresses`.
 //!
 //! PostgreSQL refuses root, so root starts it as `postgres` or `nobody`. It ends with its [`Postgres`], and after
 //! [`LIFE_SECONDS`] in any case.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Seek};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,6 +30,7 @@ pub(crate) struct Postgres {
     programs: PathBuf,
     folder: PathBuf,
     account: Option<(u32, u32)>,
+    port: u16,
     server: Child,
     #[allow(dead_code)] // kept
     new: Arc<New>,
@@ -43,7 +46,7 @@ impl New {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
             let new = Arc::new(Self(new_folder(account)));
-            let made = command(programs, &new.0, account, "initdb")
+            let made = command(programs, &new.0, account, PORT, "initdb")
                 .args(["-A", "trust", "-U", "moorline", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
                 .arg(new.0.join("data"))
                 .stdout(Stdio::null())
@@ -93,14 +96,17 @@ pub(crate) fn skip(test: &str) {
 impl Postgres {
     /// Starts a server with these settings, beside those that a test needs. `None`: PostgreSQL is not installed.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Option<Self> {
+        let port = settings.iter().find(|(key, _)| *key == "port");
+        let port = port.map_or(PORT, |(_, port)| port.parse().expect("a port"));
         let programs = programs()?;
         let account = account();
         let folder = new_folder(account);
         let new = New::shared(&programs, account);
         let copied = Command::new("cp").arg("-a").arg(new.0.join("data")).arg(&folder).status();
         assert!(copied.expect("cp runs").success(), "cp");
-        let mut lines =
-            String::from("max_connections = 60\nshared_buffers = 32MB\ndynamic_shared_memory_type = mmap\n");
+        let mut lines = String::from(
+            "max_connections = 60\nshared_buffers = 32MB\ndynamic_shared_memory_type = mmap\nlisten_addresses = ''\n",
+        );
         for (key, value) in settings {
             _ = writeln!(lines, "{key} = {value}");
         }
@@ -108,7 +114,7 @@ impl Postgres {
         let own = fs::read_to_string(&configuration).expect("settings");
         fs::write(&configuration, own + &lines).expect("settings");
         let server = launch(&programs, &folder, account);
-        let mut postgres = Self { programs, folder, account, server, new };
+        let mut postgres = Self { programs, folder, account, port, server, new };
         postgres.wait();
         Some(postgres)
     }
@@ -118,7 +124,7 @@ impl Postgres {
     pub(crate) fn standby(&self) -> Self {
         let (programs, account) = (self.programs.clone(), self.account);
         let folder = new_folder(account);
-        let copied = command(&programs, &folder, account, "pg_basebackup")
+        let copied = command(&programs, &folder, account, self.port, "pg_basebackup")
             .args(["-U", "moorline", "-X", "stream", "-c", "fast", "--no-sync", "-R", "-h"])
             .arg(&self.folder)
             .arg("-D")
@@ -126,7 +132,8 @@ impl Postgres {
             .status();
         assert!(copied.expect("pg_basebackup runs").success(), "pg_basebackup");
         let server = launch(&programs, &folder, account);
-        let mut standby = Self { programs, folder, account, server, new: self.new.clone() };
+        let port = self.port;
+        let mut standby = Self { programs, folder, account, port, server, new: self.new.clone() };
         standby.wait();
         standby
     }
@@ -144,7 +151,7 @@ impl Postgres {
     /// Makes a standby the primary.
     #[allow(dead_code)]
     pub(crate) fn promote(&self) {
-        let done = command(&self.programs, &self.folder, self.account, "pg_ctl")
+        let done = command(&self.programs, &self.folder, self.account, self.port, "pg_ctl")
             .args(["promote", "-s", "-w", "-D"])
             .arg(self.folder.join("data"))
             .status();
@@ -154,7 +161,7 @@ impl Postgres {
     /// Runs a statement as `psql` does. Returns its value.
     #[allow(dead_code)]
     pub(crate) fn sql(&self, database: &str, text: &str) -> String {
-        let done = command(&self.programs, &self.folder, self.account, "psql")
+        let done = command(&self.programs, &self.folder, self.account, self.port, "psql")
             .args(["-U", "moorline", "-At", "-h"])
             .arg(&self.folder)
             .args(["-d", database, "-c", text])
@@ -165,6 +172,18 @@ impl Postgres {
         String::from_utf8(done.stdout).expect("text").trim().to_owned()
     }
 
+    /// Writes a file that only the server reads. Returns its path.
+    #[allow(dead_code)]
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join("data").join(name);
+        fs::write(&path, text).expect("a file of the server");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its rights");
+        if let Some((user, group)) = self.account {
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).expect("its owner");
+        }
+        path
+    }
+
     /// Folder of the server's socket: the host of a connection string.
     #[allow(dead_code)]
     pub(crate) fn host(&self) -> String {
@@ -173,18 +192,18 @@ impl Postgres {
 
     /// Makes an empty database, and returns the connection string.
     pub(crate) fn database(&self, name: &str) -> String {
-        let made = command(&self.programs, &self.folder, self.account, "createdb")
+        let made = command(&self.programs, &self.folder, self.account, self.port, "createdb")
             .args(["-U", "moorline", "-h"])
             .arg(&self.folder)
             .arg(name)
             .status();
         assert!(made.expect("createdb runs").success(), "createdb {name}");
-        format!("host={} user=moorline dbname={name}", self.folder.display())
+        format!("host={} port={} user=moorline dbname={name}", self.folder.display(), self.port)
     }
 
     fn wait(&mut self) {
         for _ in 0..LOOKS_MAX {
-            let ready = command(&self.programs, &self.folder, self.account, "pg_isready")
+            let ready = command(&self.programs, &self.folder, self.account, self.port, "pg_isready")
                 .args(["-q", "-h"])
                 .arg(&self.folder)
                 .status();
@@ -220,8 +239,12 @@ fn new_folder(account: Option<(u32, u32)>) -> PathBuf {
     folder
 }
 
-fn command(programs: &Path, folder: &Path, account: Option<(u32, u32)>, program: &str) -> Command {
+/// Port of a server, which names its socket, too.
+const PORT: u16 = 5432;
+
+fn command(programs: &Path, folder: &Path, account: Option<(u32, u32)>, port: u16, program: &str) -> Command {
     let mut command = Command::new(programs.join(program));
+    command.env("PGPORT", port.to_string());
     if let Some((user, group)) = account {
         command.uid(user).gid(group);
     }
@@ -244,7 +267,7 @@ fn launch(programs: &Path, folder: &Path, account: Option<(u32, u32)>) -> Child 
         .stderr(copy)
         .args(["--signal=INT", "--kill-after=10", LIFE_SECONDS])
         .arg(programs.join("postgres"))
-        .args(["-c", "listen_addresses=", "-k"])
+        .arg("-k")
         .arg(folder)
         .arg("-D")
         .arg(folder.join("data"));
@@ -253,7 +276,7 @@ fn launch(programs: &Path, folder: &Path, account: Option<(u32, u32)>) -> Child 
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        _ = command(&self.programs, &self.folder, self.account, "pg_ctl")
+        _ = command(&self.programs, &self.folder, self.account, self.port, "pg_ctl")
             .args(["stop", "-s", "-m", "immediate", "-D"])
             .arg(self.folder.join("data"))
             .status();

@@ -31,7 +31,7 @@ pub use fault::{Alert, Fault};
 pub use handshake::{
     Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server, refuse_hello,
 };
-pub use mutual::{Client, Mutual, MutualError, MutualFiles, is_name_of_server};
+pub use mutual::{Client, Mutual, MutualError, MutualFiles, explain, is_name_of_server};
 pub use provider::{Suite, provider, warm_up};
 pub use records::{End, FROZEN_BYTES_MAX, Frozen, Opened, RECORD_BYTES_MAX, Records, ThawError};
 pub use tickets::{TICKET_KEYS_MAX, TicketKeyError, TicketKeySet, TicketKeys};

@@ -29,6 +29,8 @@ const CRLS_MAX: usize = 16;
 /// Limit of the file with the lists, in bytes.
 const CRL_BYTES_MAX: u64 = 1 << 20;
 
+type Crl = CertificateRevocationListDer<'static>;
+
 /// Files of one end: the settings `[backend.tls]` of a gateway and `[link.tls]` of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
@@ -65,6 +67,86 @@ impl MutualFiles {
     }
 }
 
+impl MutualFiles {
+    /// Reads the files for a client that the library serves to its end, such as one of a database: it verifies its server in
+    /// full, and shows a certificate if one is named. Returns sentences for the log, too.
+    ///
+    /// # Errors
+    /// [`MutualError`].
+    pub fn client_config(
+        &self,
+        protocol: &str,
+        unix_now_s: u64,
+    ) -> Result<(ClientConfig, Vec<String>), MutualError> {
+        let shows_none = self.certificate.as_os_str().is_empty() && self.key.as_os_str().is_empty();
+        let own = if shows_none { None } else { Some(self.own(unix_now_s)?) };
+        let (roots, crls) = self.trusted()?;
+        let verifier = verify_servers(&roots, &crls).map_err(|_| self.bad_lists())?;
+        let warnings = own.as_ref().map_or_else(Vec::new, |own| own.warnings().to_vec());
+        Ok((client_config(verifier, own.as_ref(), protocol), warnings))
+    }
+
+    fn own(&self, unix_now_s: u64) -> Result<CertificateSet, MutualError> {
+        let (chain, key) = (self.certificate.clone(), self.key.clone());
+        let own = CertificateSet::read(&[CertificateFiles { chain, key, is_default: true }], unix_now_s);
+        own.map_err(|cause| {
+            let is_key = cause.path() == Some(self.key.as_path());
+            MutualError { key: if is_key { "key_file" } else { "certificate_file" }, cause }
+        })
+    }
+
+    /// Reads whom to believe, and whom not any more.
+    fn trusted(&self) -> Result<(Arc<RootCertStore>, Vec<Crl>), MutualError> {
+        let roots = read_roots(&self.ca).map_err(|cause| MutualError { key: "ca_file", cause })?;
+        let roots = Arc::new(roots);
+        if self.crl.as_os_str().is_empty() {
+            return Ok((roots, Vec::new()));
+        }
+        let crls = read_crls(&self.crl).map_err(|cause| MutualError { key: "crl_file", cause })?;
+        verify_servers(&roots, &crls).map_err(|_| self.bad_lists())?;
+        Ok((roots, crls))
+    }
+
+    /// Only lists can be at fault when a verifier is refused.
+    fn bad_lists(&self) -> MutualError {
+        let problem = "one of its lists is not a complete list of revoked certificates (version 2)";
+        let cause = CertificateError::Content { path: self.crl.clone(), problem: problem.to_owned() };
+        MutualError { key: "crl_file", cause }
+    }
+}
+
+fn verify_servers(
+    roots: &Arc<RootCertStore>,
+    crls: &[Crl],
+) -> Result<Arc<WebPkiServerVerifier>, rustls::client::VerifierBuilderError> {
+    WebPkiServerVerifier::builder_with_provider(roots.clone(), provider())
+        .with_crls(crls.to_vec())
+        .only_check_end_entity_revocation()
+        .build()
+}
+
+/// Settings of a client that offers this protocol (ALPN).
+fn client_config(
+    verifier: Arc<WebPkiServerVerifier>,
+    own: Option<&CertificateSet>,
+    protocol: &str,
+) -> ClientConfig {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has suites and groups of TLS 1.3")
+        .with_webpki_verifier(verifier);
+    let mut config = match own.and_then(CertificateSet::default_key) {
+        Some(own) => {
+            let own: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(own));
+            config.with_client_cert_resolver(own)
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled(); // a ticket would outlive a revocation
+    config.alpn_protocols = vec![protocol.into()];
+    config
+}
+
 /// Reason why the files of an end are not usable.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {cause}")]
@@ -78,7 +160,7 @@ pub struct MutualError {
 /// One end of mutual TLS: what it believes, and what it shows.
 pub struct Mutual {
     roots: Arc<RootCertStore>,
-    crls: Vec<CertificateRevocationListDer<'static>>,
+    crls: Vec<Crl>,
     own: CertificateSet,
 }
 
@@ -94,25 +176,9 @@ impl Mutual {
     /// # Errors
     /// [`MutualError`].
     pub fn read(files: &MutualFiles, unix_now_s: u64) -> Result<Self, MutualError> {
-        let MutualFiles { ca, certificate, key, crl } = files;
-        let (chain, key) = (certificate.clone(), key.clone());
-        let own = CertificateSet::read(&[CertificateFiles { chain, key, is_default: true }], unix_now_s);
-        let own = own.map_err(|cause| {
-            let is_key = cause.path() == Some(files.key.as_path());
-            MutualError { key: if is_key { "key_file" } else { "certificate_file" }, cause }
-        })?;
-        let roots = read_roots(ca).map_err(|cause| MutualError { key: "ca_file", cause })?;
-        let mutual = Self { roots: Arc::new(roots), crls: Vec::new(), own };
-        if crl.as_os_str().is_empty() {
-            return Ok(mutual);
-        }
-        let crls = read_crls(crl).map_err(|cause| MutualError { key: "crl_file", cause })?;
-        let mutual = Self { crls, ..mutual };
-        // Only lists can be at fault.
-        let problem = "one of its lists is not a complete list of revoked certificates (version 2)";
-        let cause = || CertificateError::Content { path: crl.clone(), problem: problem.to_owned() };
-        mutual.verify_servers().map_err(|_| MutualError { key: "crl_file", cause: cause() })?;
-        Ok(mutual)
+        let own = files.own(unix_now_s)?;
+        let (roots, crls) = files.trusted()?;
+        Ok(Self { roots, crls, own })
     }
 
     /// Returns sentences for the log: a key that others can read, a certificate that ends soon.
@@ -135,28 +201,14 @@ impl Mutual {
         self.own.about().first().map_or(0, |about| about.not_after)
     }
 
-    fn verify_servers(&self) -> Result<Arc<WebPkiServerVerifier>, rustls::client::VerifierBuilderError> {
-        WebPkiServerVerifier::builder_with_provider(self.roots.clone(), provider())
-            .with_crls(self.crls.clone())
-            .only_check_end_entity_revocation()
-            .build()
-    }
-
     /// Returns a client that offers this protocol (ALPN).
     ///
     /// # Errors
     /// [`HandshakeError::Library`]: the library refuses what [`Self::read`] has checked.
     pub fn client(&self, protocol: &str) -> Result<Client, HandshakeError> {
-        let verifier = self.verify_servers().map_err(|_| HandshakeError::Library("it refuses the roots"))?;
-        let own = self.own.default_key().ok_or(HandshakeError::Library("there is no certificate"))?;
-        let own: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(own));
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(HandshakeError::Tls)?
-            .with_webpki_verifier(verifier)
-            .with_client_cert_resolver(own);
-        config.resumption = Resumption::disabled(); // a ticket would outlive a revocation
-        config.alpn_protocols = vec![protocol.into()];
+        let verifier = verify_servers(&self.roots, &self.crls);
+        let verifier = verifier.map_err(|_| HandshakeError::Library("it refuses the roots"))?;
+        let mut config = client_config(verifier, Some(&self.own), protocol);
         config.enable_secret_extraction = true;
         Ok(Client { config, protocol: protocol.into() })
     }
@@ -220,32 +272,39 @@ impl HandshakeError {
     /// Returns what is wrong, and what to do, for an end of mutual TLS. `peer`: word for the other end.
     pub fn explain(&self, peer: &str) -> String {
         let Self::Tls(error) = self else { return self.to_string() };
-        let problem = match error {
-            Error::NoCertificatesPresented => {
-                format!("the {peer} shows no certificate; give it one of the CA in ca_file")
-            }
-            Error::InvalidCertificate(fault) => match problem_of(fault) {
-                Some(problem) => format!("the certificate of the {peer} {problem}"),
-                None => return self.to_string(),
-            },
-            Error::AlertReceived(_) => format!("the {peer} refuses it; its log says why"),
-            _ => return self.to_string(),
-        };
-        format!("the TLS handshake failed: {problem} ({error})")
+        explain(error, peer, "ca_file", "crl_file").unwrap_or_else(|| self.to_string())
     }
 }
 
-fn problem_of(fault: &PeerFault) -> Option<&'static str> {
-    Some(match fault {
+/// Returns what is wrong with a handshake, and what to do; `None`: the library's own words are all there is. `peer`: word for the
+/// other end; `ca`, `crl`: names of the settings with the files of trusted and of revoked certificates.
+pub fn explain(error: &Error, peer: &str, ca: &str, crl: &str) -> Option<String> {
+    let problem = match error {
+        Error::NoCertificatesPresented => {
+            format!("the {peer} shows no certificate; give it one of the CA in {ca}")
+        }
+        Error::InvalidCertificate(fault) => {
+            format!("the certificate of the {peer} {}", problem_of(fault, ca, crl)?)
+        }
+        Error::AlertReceived(_) => format!("the {peer} refuses it; its log says why"),
+        _ => return None,
+    };
+    Some(format!("the TLS handshake failed: {problem} ({error})"))
+}
+
+fn problem_of(fault: &PeerFault, ca: &str, crl: &str) -> Option<String> {
+    let problem = match fault {
         PeerFault::UnknownIssuer | PeerFault::BadSignature => {
-            "is not of a CA in ca_file; compare ca_file with its issuer"
+            return Some(format!("is not of a CA in {ca}; compare {ca} with its issuer"));
+        }
+        PeerFault::Revoked => return Some(format!("is revoked by {crl}; give it another one")),
+        PeerFault::UnknownRevocationStatus => {
+            return Some(format!("is of a CA that has no list in {crl}; add that list"));
         }
         PeerFault::Expired | PeerFault::ExpiredContext { .. } => "has expired; renew it there",
         PeerFault::NotValidYet | PeerFault::NotValidYetContext { .. } => {
             "is not valid yet; compare the clocks"
         }
-        PeerFault::Revoked => "is revoked by crl_file; give it another one",
-        PeerFault::UnknownRevocationStatus => "is of a CA that has no list in crl_file; add that list",
         PeerFault::NotValidForName | PeerFault::NotValidForNameContext { .. } => {
             "has not the name that is dialled (subjectAltName)"
         }
@@ -253,7 +312,8 @@ fn problem_of(fault: &PeerFault) -> Option<&'static str> {
             "is not for this end of a connection (extendedKeyUsage)"
         }
         _ => return None,
-    })
+    };
+    Some(problem.to_owned())
 }
 
 /// Tickets of a server that gives none.
@@ -302,7 +362,7 @@ fn read_roots(path: &Path) -> Result<RootCertStore, CertificateError> {
     }
 }
 
-fn read_crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CertificateError> {
+fn read_crls(path: &Path) -> Result<Vec<Crl>, CertificateError> {
     let file = secret_file::read(path, CRL_BYTES_MAX)?;
     let lists = CertificateRevocationListDer::pem_slice_iter(&file.bytes).take(CRLS_MAX + 1);
     let lists: Vec<_> = lists
