@@ -27,6 +27,8 @@ pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Resu
 
 /// Descriptors in one record at most.
 const SOCKETS_PER_RECORD: usize = 4096;
+/// Bytes of the record of an idle connection with TLS.
+const LAYER_BYTES_USUAL: usize = 128;
 /// Events that a new process takes at once before the pause.
 const FIRST_EVENTS: usize = 1024;
 
@@ -107,7 +109,9 @@ impl Reactor {
             }
             out.put(Item::Sockets(record));
         }
-        for key in sockets.streams.layered(shard.id()) {
+        let layered = sockets.streams.layered(shard.id());
+        out.reserve(layered.len() * LAYER_BYTES_USUAL);
+        for key in layered {
             let Some((_, Some(layer))) = sockets.streams.pair(key) else { continue };
             let frozen = layer.freeze().map_err(io::Error::other)?;
             out.put(Item::Layer(Box::new(LayerRecord::new(key.as_u64(), frozen))));
@@ -167,7 +171,7 @@ impl Reactor {
         take: &mut TakeWatched<'_>,
     ) -> Result<Self, SnapshotError> {
         let mut outputs = Outputs::new(settings.workers);
-        let (mut sockets, mut layers, mut named) = (Vec::new(), HashMap::new(), Vec::new());
+        let (mut sockets, mut layers, mut named) = (Vec::new(), Layers::new(), Vec::new());
         let keep = |item| match item {
             Item::Sockets(record) => {
                 sockets.push(record);
@@ -178,7 +182,7 @@ impl Reactor {
                 Ok(())
             }
             Item::Layer(record) => {
-                layers.insert(record.key, record);
+                read_layer(&mut layers, &sockets, *record);
                 Ok(())
             }
             _ => Err(SnapshotError::Unknown { section: "a shard's section".into() }),
@@ -203,11 +207,10 @@ impl Reactor {
                 }
                 let layer = match layers.remove(&key.as_u64()) {
                     None => None,
-                    Some(record) => {
-                        let layer =
-                            FrozenLayer::try_from(*record).and_then(Layer::thaw).map_err(|problem| {
-                                records.contradiction(format!("the layer of {key:?}: {problem}"))
-                            })?;
+                    Some(layer) => {
+                        let layer = layer.map_err(|problem| {
+                            records.contradiction(format!("the layer of {key:?}: {problem}"))
+                        })?;
                         if layer.is_none() {
                             reactor.openings.lose(key);
                         }
@@ -240,6 +243,17 @@ impl Reactor {
         reactor.publish_counters();
         Ok(reactor)
     }
+}
+
+/// Layers of connections whose sockets are not here yet, by key, or what is wrong with one. `None`: it could not be handed over.
+type Layers = HashMap<u64, Result<Option<Layer>, String>>;
+
+/// Makes a layer as soon as its record is there: thousands of records that wait for their sockets would be cold memory.
+fn read_layer(layers: &mut Layers, sockets: &[SocketsRecord], record: LayerRecord) {
+    if layers.is_empty() {
+        layers.reserve(sockets.iter().map(|record| record.keys.len()).sum());
+    }
+    layers.insert(record.key, FrozenLayer::try_from(record).and_then(Layer::thaw));
 }
 
 /// True if the connection exists and has a socket.
