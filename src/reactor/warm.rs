@@ -21,7 +21,7 @@ const KEPT_MAX: usize = 1 << 14;
 const STREAK: u8 = 3;
 /// Time without use after which the keys go.
 const KEEP: Duration = Duration::from_millis(2_500);
-/// The same in ticks of 2^26 ns.
+/// [`KEEP`] in ticks of 2^26 ns.
 const KEEP_TICKS: u16 = 37;
 /// Connections that are looked at in one turn, at most.
 const LOOKS_MAX: usize = 64;

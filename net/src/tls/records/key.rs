@@ -14,7 +14,7 @@ use rustls::ContentType;
 use rustls::crypto::cipher::OutboundChunks;
 use zeroize::Zeroizing;
 
-/// What a connection keeps of a direction's key from one use to the next.
+/// Part of a direction's key that a connection keeps from one use to the next.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Keep {
     /// Nothing: each use derives the key, in 1 us, or 3 us with AES.
