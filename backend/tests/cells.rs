@@ -93,7 +93,7 @@ fn tables_of_the_version_before_get_what_is_new() {
     // What each step has added goes, the newest first.
     sql(
         &text,
-        "drop table pushed; drop table login_rule; drop table device_gone; alter table device drop column seen; drop table setting; drop table invited; drop table invitation; drop table relation; alter table outbox drop column other, drop column relation; \
+        "drop table doomed; drop table pushed; drop table login_rule; drop table device_gone; alter table device drop column seen; drop table setting; drop table invited; drop table invitation; drop table relation; alter table outbox drop column other, drop column relation; \
          alter table member drop column relation",
     );
     sql(&text, "update moorline_cell set version = 1");

@@ -66,6 +66,9 @@ pub enum CellRequest {
     Commit(Arc<Transaction>),
     /// Reads. Answered by [`CellReply::Loaded`].
     Load(Vec<Load>),
+    /// Empties messages of a group that is gone, of the slots that a node has at these epochs: the oldest ones of one group, at most this
+    /// many. Their keys stay. Answered by [`CellReply::Swept`].
+    Sweep(NodeId, Vec<(Slot, u64)>, usize),
 }
 
 /// The reply to a request.
@@ -81,6 +84,8 @@ pub enum CellReply {
     Applied(Applied),
     /// One for each [`Load`], in order.
     Loaded(Vec<Loaded>),
+    /// Number of messages that were emptied. `None`: there is nothing to do.
+    Swept(Option<u64>),
 }
 
 /// One life of a node: from the start of its process to the end.

@@ -52,7 +52,7 @@ impl NodeFigures {
     }
 
     /// Values that go up alone: name, help, value.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 24] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, u64); 25] {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let Tick { status: it, calls, .. } = self.last();
         [
@@ -84,6 +84,7 @@ impl NodeFigures {
                 "Parts of API calls that another node did not answer.",
                 calls.unanswered,
             ),
+            ("node_swept", "Messages that were emptied since their groups are gone.", it.swept),
             (
                 "node_presences_asked",
                 "Users of whom other nodes were asked whether they are online.",

@@ -1,7 +1,7 @@
 //! One connection to a cell: a request in, its reply out.
 
 use super::load::{self, Loads};
-use super::{CellAddress, CellTlsError, columns, commit, slot_column, statements};
+use super::{CellAddress, CellTlsError, capped, columns, commit, slot_column, statements};
 use crate::cluster::cell::{CellReply, CellRequest, Deliver, Life, SlotHead, counter_of};
 use crate::cluster::lease::LEASE;
 use crate::im::store::Origin;
@@ -69,6 +69,7 @@ struct Prepared {
     outbox: Statement,
     hand_over: Statement,
     commit: Statement,
+    sweep: Statement,
     loads: Loads,
 }
 
@@ -84,6 +85,7 @@ impl Prepared {
             outbox: client.prepare(statements::OUTBOX).await?,
             hand_over: client.prepare(statements::HAND_OVER).await?,
             commit: commit::prepare(client).await?,
+            sweep: client.prepare(statements::SWEEP).await?,
             loads: Loads::prepare(client).await?,
         })
     }
@@ -217,6 +219,13 @@ async fn perform(
         }
         CellRequest::Commit(transaction) => {
             Ok(CellReply::Applied(commit::commit(client, &prepared.commit, transaction).await?))
+        }
+        CellRequest::Sweep(node, fences, limit) => {
+            let slots: Vec<_> = fences.iter().map(|(slot, _)| slot_column(*slot)).collect();
+            let epochs: Vec<_> = fences.iter().map(|(_, epoch)| epoch.cast_signed()).collect();
+            let (node, limit) = (i32::from(node.0), capped(*limit as u64));
+            let row = client.query_one(&prepared.sweep, &[&slots, &epochs, &node, &limit]).await?;
+            Ok(CellReply::Swept((load::number(&row, 0) > 0).then(|| load::number(&row, 1))))
         }
         CellRequest::Load(loads) => Ok(CellReply::Loaded(prepared.loads.load(client, loads).await?)),
     }

@@ -5,11 +5,11 @@
 //! foreign keys (a slot's rows are written by its owner alone).
 
 /// Version of the tables that this build writes.
-pub(super) const VERSION: i32 = 6;
+pub(super) const VERSION: i32 = 7;
 
 /// Steps from each version to the next: step `n` makes version `n + 1`. A step only adds; a node of the version before goes on
 /// with the new tables.
-pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6];
+pub(super) const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7];
 
 const STEP_1: &str = "
 create table moorline_cell (
@@ -172,4 +172,14 @@ create table pushed (
     digest int8 not null,
     pos int8 not null,
     primary key (slot, usr, key));
+";
+
+/// Messages of groups that are gone: up to which seq they are to be emptied, and up to which they are.
+const STEP_7: &str = "
+create table doomed (
+    slot int4, conv int8,
+    done int8 not null,
+    upto int8 not null,
+    primary key (slot, conv)) with (fillfactor = 50);
+insert into doomed (slot, conv, done, upto) select slot, conv, 0, last_seq from conv where is_dissolved and last_seq > 0;
 ";

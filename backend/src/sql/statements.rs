@@ -129,6 +129,17 @@ old_conv as (
         $45::bool[], $46::bool[], $47::bool[])
         g (slot, conv, creator, title, notice, by_invitation, is_silent, is_dissolved) on g.slot = e.slot and g.conv = e.conv
     where c.slot = e.slot and c.conv = e.conv),
+new_doomed as (
+    insert into doomed as d (slot, conv, done, upto)
+    select g.slot, g.conv, 0, greatest(c.last_seq, e.seq)
+    from (
+        select slot, conv from unnest($40::int4[], $41::int8[], $47::bool[]) g (slot, conv, is_dissolved) where is_dissolved
+        union all
+        select slot, conv from unnest($30::int4[], $31::int8[], $39::bool[]) g (slot, conv, is_dissolved) where is_dissolved) g
+    left join conv c on c.slot = g.slot and c.conv = g.conv
+    left join ends e on e.slot = g.slot and e.conv = g.conv
+    where g.slot in (select slot from fence) and greatest(c.last_seq, e.seq) > 0
+    on conflict (slot, conv) do update set upto = greatest(d.upto, excluded.upto)),
 new_member as (
     insert into member (slot, conv, usr, uid, visible_from, role, since, silent_until, read, cleared, entered, relation)
     select * from unnest($48::int4[], $49::int8[], $50::int8[], $51::text[], $52::int8[], $53::int4[],
@@ -301,6 +312,27 @@ select 1, m.n - 1, k.seq, k.id, k.time_ms, k.digest
 from message m join msg k on k.slot = m.slot and k.conv = m.conv and k.sender = m.sender and k.key = m.key
 order by kind, n";
 
+/// Empties messages of one group that is gone; their keys stay. Parameters: slots, epochs, node, largest number of messages. Returns the
+/// number of groups that were found, 0 or 1, and the number of messages.
+pub(super) const SWEEP: &str = "
+with next as materialized (
+    select d.slot, d.conv, d.done, d.upto from doomed d
+    join unnest($1::int4[], $2::int8[]) f (slot, epoch) on d.slot = f.slot
+    join owner o on o.slot = f.slot and o.epoch = f.epoch
+    where o.node = $3 order by d.slot, d.conv limit 1 for share of o),
+old as materialized (
+    select m.slot, m.conv, m.seq from next n cross join lateral (
+        select x.slot, x.conv, x.seq from msg x
+        where x.slot = n.slot and x.conv = n.conv and x.seq > n.done and x.seq <= n.upto order by x.seq limit $4) m),
+emptied as (
+    update msg m set body = ''::bytea, counts = false from old o where m.slot = o.slot and m.conv = o.conv and m.seq = o.seq),
+progress as (
+    update doomed d set done = (select max(seq) from old) from next n
+    where d.slot = n.slot and d.conv = n.conv and (select count(*) from old) >= $4),
+finished as (
+    delete from doomed d using next n where d.slot = n.slot and d.conv = n.conv and (select count(*) from old) < $4)
+select (select count(*) from next), (select count(*) from old)";
+
 /// The last message id of a node. Parameter: node.
 pub(super) const LAST_ID: &str = "select coalesce(max(last_id), 0) from node_id where number = $1";
 
@@ -350,12 +382,12 @@ order by pos limit $5";
 pub(super) const BODIES: &str = "
 select w.conv, w.seq, w.event, coalesce(m.body, e.body)
 from unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[]) with ordinality w (slot, conv, seq, event, n)
-left join msg m on m.slot = w.slot and m.conv = w.conv and m.seq = w.seq
+left join msg m on m.slot = w.slot and m.conv = w.conv and m.seq = w.seq and octet_length(m.body) > 0
 left join event e on e.slot = w.slot and e.conv = w.conv and e.number = w.event
 where m.body is not null or e.body is not null order by w.n";
 /// Messages of a conversation. Parameters: slot, conversation, from, to, limit.
 pub(super) const PAGE: &str = "
-select seq, body from msg where slot = $1 and conv = $2 and seq >= $3 and seq <= $4 order by seq limit $5";
+select seq, body from msg where slot = $1 and conv = $2 and seq >= $3 and seq <= $4 and octet_length(body) > 0 order by seq limit $5";
 /// Profiles by the names of their users. Parameters: slots, uids.
 pub(super) const PROFILES: &str = "
 select a.uid, p.body from unnest($1::int4[], $2::text[]) with ordinality w (slot, uid, n)
@@ -377,7 +409,7 @@ join conv c on c.slot = w.slot and c.conv = w.conv
 join member o on o.slot = w.slot and o.conv = w.conv and o.usr = $3
 left join member p on p.slot = w.slot and p.conv = w.conv and p.usr <> $3 and not c.is_group
 left join msg m on m.slot = w.slot and m.conv = w.conv and m.seq = c.last_seq
-    and m.seq >= greatest(o.visible_from, o.cleared + 1) and octet_length(m.body) <= $4
+    and m.seq >= greatest(o.visible_from, o.cleared + 1) and octet_length(m.body) between 1 and $4
 cross join lateral (
     select count(*) from (
         select 1 from msg x where x.slot = w.slot and x.conv = w.conv and x.counts and x.seq > greatest(o.read, o.visible_from - 1, o.cleared)

@@ -4,6 +4,7 @@
 //! promise: a seq or a position that is given twice, a stream with a hole.
 
 mod loads;
+mod sweeping;
 mod users;
 
 use bytes::Bytes;
@@ -56,6 +57,8 @@ pub(crate) struct UserTable {
 pub(crate) struct ConversationTable {
     pub(crate) row: ConversationRow,
     pub(crate) messages: BTreeMap<u64, MessageRow>,
+    /// Seqs behind which, and up to which, messages are to be emptied. `None`: none is.
+    doomed: Option<(u64, u64)>,
     ends: Ends,
     /// Users who may join by invitation.
     pub(crate) invited: BTreeSet<UserId>,
@@ -166,7 +169,7 @@ impl Cells {
         self.ids.insert(row.id.clone(), row.conversation);
         let (messages, keys, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (ends, told, invited) = (Ends::default(), BTreeMap::new(), BTreeSet::new());
-        let table = ConversationTable { row, messages, ends, invited, events, told, keys };
+        let table = ConversationTable { row, messages, doomed: None, ends, invited, events, told, keys };
         self.conversations.insert(table.row.conversation, table);
     }
 
@@ -241,6 +244,10 @@ impl Cells {
             CellRequest::Commit(transaction) => {
                 assert!(transaction.fences.iter().all(|(slot, _)| is_here(*slot)), "one cell's slots");
                 CellReply::Applied(self.apply(transaction))
+            }
+            CellRequest::Sweep(node, fences, limit) => {
+                assert!(fences.iter().all(|(slot, _)| is_here(*slot)), "one cell's slots");
+                CellReply::Swept(self.sweep(*node, fences, *limit))
             }
             CellRequest::Load(loads) => CellReply::Loaded(loads.iter().map(|load| self.load(load)).collect()),
         }
@@ -375,6 +382,10 @@ impl Cells {
             let known = &mut self.conversations.get_mut(&row.conversation).expect("a conversation").row;
             let members = std::mem::take(&mut known.members);
             *known = ConversationRow { members, ..row.clone() };
+        }
+        let changed = transaction.groups.iter().chain(&transaction.conversations);
+        for row in changed.filter(|row| row.is_dissolved && is_ours(row.conversation.number())) {
+            self.conversations.get_mut(&row.conversation).expect("a conversation").doom();
         }
         for (of, member) in transaction.members.iter().filter(|(of, _)| is_ours(of.number())) {
             let members = &mut self.conversations.get_mut(of).expect("a conversation").row.members;
@@ -542,7 +553,9 @@ impl Cells {
 impl ConversationTable {
     fn body(&self, content: Content) -> Option<Bytes> {
         match content {
-            Content::Message(seq) => self.messages.get(&seq).map(|it| it.body.clone()),
+            Content::Message(seq) => {
+                self.messages.get(&seq).map(|it| it.body.clone()).filter(|it| !it.is_empty())
+            }
             Content::Event(number) => self.events.get(&number).map(|it| it.body.clone()),
             Content::Own => None,
         }

@@ -198,6 +198,8 @@ coverage! {
     calls_forwarded;
     /// Parts of calls that other nodes did not answer in time.
     calls_unanswered;
+    /// Messages that were emptied since their groups are gone.
+    swept;
     /// Users online in the answers to devices.
     presences_read;
     /// News about users that devices received.
@@ -241,6 +243,7 @@ impl Coverage {
         self.asked += status.asked;
         self.rows_forgotten += status.rows_forgotten;
         self.rows_read += status.rows_read;
+        self.swept += status.swept;
         self.presences_asked += status.presences_asked;
         self.presences_told += status.presences_told;
         self.presences_unanswered += status.presences_unanswered;

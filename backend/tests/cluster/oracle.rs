@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 impl World {
     /// Returns a message that a device does not have.
     pub(crate) fn missing(&self) -> Option<String> {
+        if let Some(table) = self.cells.conversations.values().find(|table| table.is_doomed()) {
+            return Some(format!("{} has messages of before its end", table.row.id));
+        }
         for device in &self.gateway.devices {
             let told = device.told.iter().map(|(_, _, conversation, seq)| (conversation.as_str(), *seq));
             let received = device.received.iter().map(|(conversation, seq, _)| (conversation.as_str(), *seq));
@@ -28,6 +31,7 @@ impl World {
                 };
                 let lacks = |(seq, message): &(&u64, &MessageRow)| {
                     **seq >= from
+                        && !message.body.is_empty()
                         && is_owed(message)
                         && !has.contains(&(&*table.row.id, **seq))
                         && !is_refused(message)

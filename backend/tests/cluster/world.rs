@@ -474,7 +474,7 @@ impl World {
         let last_id = self.cells.last_id(it.id);
         self.mirror.iter_mut().for_each(|mirror| mirror.check_last_id(it.id, last_id));
         let life = Life { node: it.id, number: it.life, address: "".into(), is_stopping: false };
-        let mut store = ClusterStore::new(life, layout, last_id).with_limits(&config);
+        let mut store = ClusterStore::new(life, layout, last_id).with_limits(&config).with_sweep_rows(2);
         // The first node forgets what it can at any time, the second one at times, the third one never.
         if let Some(rows) = [0, 2].get(node) {
             store = store.with_slot_rows(*rows);

@@ -235,3 +235,42 @@ fn whoever_is_online_is_seen_from_each_node_and_watchers_hear_of_changes() {
     drop(back);
     until_told(&people, &gone, false);
 }
+
+#[test]
+fn messages_of_a_group_that_is_gone_are_emptied_though_a_node_dies() {
+    let test = "messages_of_a_group_that_is_gone_are_emptied_though_a_node_dies";
+    let Some(mut cluster) = start(test, 1, 1) else { return };
+    let people = people(&cluster);
+    let (owner, others) = people.split_first().expect("six");
+    let uids: Vec<&str> = others.iter().map(|other| other.uid.as_str()).collect();
+    let groups = ["attic", "den", "hall", "loft"];
+    let say = |group: &str, count: usize| {
+        let send = |number: usize| owner.devices[0].send(Target::group(group), 1, number.to_string());
+        let sent: Vec<_> = (0..count).map(|number| send(number).expect("taken")).collect();
+        let stored = sent.into_iter().map(|pending| pending.wait_durable(PATIENCE).expect("stored").seq);
+        stored.max().expect("some")
+    };
+    for group in groups {
+        owner.devices[0].create_group(group, &uids, PATIENCE).expect("created");
+    }
+    // More than one piece of one, and a little of the others.
+    assert_eq!((say("den", 600), say("attic", 3), say("hall", 3), say("loft", 3)), (600, 3, 3, 3));
+    for group in &groups[..3] {
+        owner.devices[0].dissolve_group(&format!("group:{group}"), PATIENCE).expect("its owner");
+    }
+    cluster.nodes.remove(&2).expect("it runs").kill();
+    let count = |what: &str| -> u64 {
+        let text = format!(
+            "select count(*) from msg m join conv c on c.slot = m.slot and c.conv = m.conv where c.is_group and {what}"
+        );
+        cluster.servers[0].sql("cell0", &text).parse().expect("a number")
+    };
+    until("empty messages", || (count("c.is_dissolved and octet_length(m.body) > 0") == 0).then_some(()));
+    assert_eq!(count("c.is_dissolved"), 606, "keys stay");
+    assert_eq!(count("octet_length(m.body) > 0"), 3, "of the other group");
+    // The next group of the name goes on behind it, and nobody sees what was said before.
+    owner.devices[0].create_group("den", &uids, PATIENCE).expect("created");
+    assert_eq!(say("den", 1), 601);
+    let page = others[0].devices[0].pull("group:den", 1, 0, 0, PATIENCE).expect("a member");
+    assert_eq!(page.messages.iter().map(|message| message.seq).collect::<Vec<_>>(), [601]);
+}

@@ -328,18 +328,24 @@ impl Outcomes<'_> {
         let content = number.map_or(Content::Own, Content::Event);
         let sent = Sent { conversation, order, content, origin, body };
         let recipients = self.send(&sent, &event.recipients, applied, transaction);
+        let mut is_gone = false;
         let answer = self.conversation_mut(conversation).map(|place| {
             place.stored.order = place.stored.order.max(order);
             if *is_for_all {
                 place.stored.all = place.stored.all.max(order);
             }
             place.stored.events = place.stored.events.max(number.unwrap_or(0));
+            is_gone = place.row.is_dissolved;
             match kind {
                 Kind::Related => place.related(origin.0, true),
                 Kind::Created | Kind::Done => Answered::Conversation(place.head(), true),
             }
         });
         self.store.known.touch(conversation);
+        if is_gone {
+            let cell = self.store.layout.cell(slot_of(conversation.number()));
+            self.store.sweeper.wake(cell, self.store.now);
+        }
         let answer = answer.ok_or(Refusal::Moved);
         Asking { store: self.store }.answer_question(
             asker,

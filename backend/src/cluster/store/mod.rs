@@ -35,6 +35,7 @@ mod questions;
 mod reads;
 mod relations;
 mod slot;
+mod sweeping;
 
 pub use ops::{Append, Wanted};
 pub use ownership::Home;
@@ -62,6 +63,7 @@ use reads::{Reading, Reads};
 use slot::{OwnedSlot, QUEUE_MAX, ROWS_MAX, SLOT_ROWS_MIN};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use sweeping::{Sweeper, Sweeping};
 
 /// Wait for the answer of another node; after it the SEND is answered RETRY. A batch may wait this long for a dead node.
 pub const PEER_WAIT: Duration = Duration::from_secs(1);
@@ -99,6 +101,8 @@ pub(super) struct Limits {
     pub(super) relations: rules::relations::Limits,
     pub(super) rules: Rules,
     caps: Caps,
+    /// Messages that one request empties.
+    sweep_rows: usize,
     /// Rows of all slots in memory, and the least share of a slot.
     rows: (usize, usize),
 }
@@ -110,8 +114,8 @@ impl Limits {
         let relations = rules::relations::Limits::new(config);
         let devices = config.devices_max.max(1);
         let (rules, caps) = (Rules::new(config), Caps::of(config));
-        let rows = (ROWS_MAX, SLOT_ROWS_MIN);
-        Self { group_members, devices, recall_window_ms, relations, rules, caps, rows }
+        let (rows, sweep_rows) = ((ROWS_MAX, SLOT_ROWS_MIN), sweeping::ROWS);
+        Self { group_members, devices, recall_window_ms, relations, rules, caps, sweep_rows, rows }
     }
 }
 
@@ -179,6 +183,7 @@ pub struct ClusterStore {
     questions: BTreeMap<u64, (Asker, Kind, Instant)>,
     inboxes: Inboxes,
     presences: Presences,
+    sweeper: Sweeper,
     /// New users for which prefetches wait.
     making: BTreeMap<u64, (Ticket, Arc<str>)>,
     /// Those that are asked for again.
@@ -223,6 +228,7 @@ impl ClusterStore {
             questions: BTreeMap::new(),
             inboxes: Inboxes::default(),
             presences: Presences::default(),
+            sweeper: Sweeper::default(),
             making: BTreeMap::new(),
             users_again: Vec::new(),
             pending: HashMap::new(),
@@ -250,6 +256,13 @@ impl ClusterStore {
         self
     }
 
+    /// Empties at most `rows` messages with one request, for tests.
+    #[must_use]
+    pub fn with_sweep_rows(mut self, rows: usize) -> Self {
+        self.limits.sweep_rows = rows;
+        self
+    }
+
     /// Does what is due. Call it before each other input.
     pub fn handle_time(&mut self, now: Instant) {
         self.now = now;
@@ -270,6 +283,7 @@ impl ClusterStore {
         }
         Asking { store: self }.end_questions();
         Watching { store: self }.end_waits();
+        Sweeping { store: self }.sweep();
         self.work();
     }
 
@@ -381,7 +395,7 @@ impl ClusterStore {
         let answer = self.appends.values().map(|(_, until)| *until);
         let answer = answer.chain(self.questions.values().map(|(.., until)| *until)).min();
         let lease = self.members.next_deadline(self.now);
-        [resend, answer, self.clean_at, self.presences.next_deadline()]
+        [resend, answer, self.clean_at, self.presences.next_deadline(), self.sweeper.next_deadline()]
             .into_iter()
             .flatten()
             .fold(lease, Instant::min)

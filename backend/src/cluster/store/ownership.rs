@@ -5,6 +5,7 @@
 
 use super::commit::Outcomes;
 use super::reads::{Reading, StreamRead};
+use super::sweeping::Sweeping;
 use super::{CellId, ClusterStore, Output, OwnedSlot, PeerMessage};
 use crate::cluster::cell::{CellReply, CellRequest, CellResult, Load, RequestId, SlotHead, slot_of};
 use crate::cluster::owners::{self, Step};
@@ -33,6 +34,8 @@ pub(super) enum Pending {
     Profiles(Ticket, Vec<Load>),
     Listing(Ticket, Load),
     Listed(Ticket, Vec<Load>),
+    /// Removal of messages.
+    Sweep(CellId),
 }
 
 /// Time after a take-over in which gateways announce the sessions of a slot.
@@ -126,6 +129,10 @@ impl ClusterStore {
             (Pending::Commit(cell), Ok(CellReply::Applied(applied))) => {
                 Outcomes { store: self }.on_commit(cell, Some(&applied));
             }
+            (Pending::Sweep(cell), Ok(CellReply::Swept(removed))) => {
+                Sweeping { store: self }.on_swept(cell, removed);
+            }
+            (Pending::Sweep(cell), Err(_)) => Sweeping { store: self }.on_swept(cell, None),
             (Pending::Commit(cell), Err(_)) => Outcomes { store: self }.on_commit(cell, None),
             (pending, Ok(CellReply::Loaded(loaded))) => Reading { store: self }.on_loaded(pending, loaded),
             (pending, Err(_)) => Reading { store: self }.load_again(pending),

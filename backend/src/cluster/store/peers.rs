@@ -92,6 +92,8 @@ pub struct ClusterStatus {
     pub rows_read: u64,
     /// Rows of slots that were forgotten, because there were too many.
     pub rows_forgotten: u64,
+    /// Messages that were emptied since their groups are gone.
+    pub swept: u64,
     /// Users of whom other nodes were asked whether they are online.
     pub presences_asked: u64,
     /// Users of whom other nodes were told.

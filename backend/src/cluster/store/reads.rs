@@ -297,15 +297,16 @@ impl Reading<'_> {
     }
 
     fn finish(&mut self, mut read: StreamRead) {
-        let (mut is_readable, mut last) = (true, None);
+        let mut last = None;
         for EntryRow { position, conversation, content, origin, body } in std::mem::take(&mut read.rows) {
             let found = read.bodies.get(&(conversation, content)).cloned();
             let entry = match (content, found) {
                 (Content::Own, _) => Entry::Event { body, origin },
                 (Content::Message(seq), Some(body)) => Entry::Message { conversation, seq, body, origin },
+                // It is stored before its entry, so it was removed: a void, as a pull shows it.
                 (Content::Message(_), None) => {
-                    is_readable = false;
-                    break;
+                    last = Some(position);
+                    continue;
                 }
                 (Content::Event(_), Some(body)) => Entry::Event { body, origin },
                 (Content::Event(number), None) => {
@@ -325,7 +326,7 @@ impl Reading<'_> {
             }
         }
         let StreamRead { ticket, after, end, .. } = read;
-        if let Some(last) = last.filter(|last| read.into.is_empty() && is_readable && *last < end) {
+        if let Some(last) = last.filter(|last| read.into.is_empty() && *last < end) {
             // Everything so far was out of date: the stream goes on behind it.
             let user = read.user;
             let load = Load::Stream(user, last, end, read.limit);
@@ -333,7 +334,7 @@ impl Reading<'_> {
             let cell = self.store.layout.cell(slot_of(user.number()));
             return self.store.ask(cell, CellRequest::Load(vec![load]), pending);
         }
-        let page = StreamPage { entries: read.into, after, end, is_readable };
+        let page = StreamPage { entries: read.into, after, end, is_readable: true };
         self.store.done.push_back((ticket, Completion::Stream(page)));
     }
 }

@@ -60,6 +60,7 @@ impl Cells {
                 let messages = self.conversations.get(of).map(|table| &table.messages);
                 let range = *from..(*to + 1).max(*from);
                 let rows = messages.into_iter().flat_map(|messages| messages.range(range.clone()));
+                let rows = rows.filter(|(_, row)| !row.body.is_empty());
                 Loaded::Page(rows.take(*limit).map(|(seq, row)| (*seq, row.body.clone())).collect())
             }
             load => self.people(load),
@@ -179,7 +180,9 @@ impl Cells {
                 Both { own: relation(true), theirs: relation(false) }
             },
             unread: unread as u64,
-            last: last.map(|it| it.body.clone()).filter(|body| body.len() <= LAST_BYTES_MAX),
+            last: last
+                .map(|it| it.body.clone())
+                .filter(|body| !body.is_empty() && body.len() <= LAST_BYTES_MAX),
         })
     }
 }
