@@ -149,16 +149,19 @@ fn a_pause_that_threads_miss_is_tried_once_more() {
     let series = Series::start(&backend, &["handover.quiesce_timeout=200ms"]);
     let chat = Chat::start(series.gateway.listener);
     for place in ["old.worker", "old.reactor"] {
-        let before = series.gateway.process.log().matches(place).count();
-        series.set_faults(&format!("{place} sleep:400\n"));
-        let restart = std::thread::scope(|scope| {
-            let restart = scope.spawn(|| series.upgrade(&[]).1);
-            until(place, || (series.gateway.process.log().matches(place).count() > before).then_some(()));
-            series.set_faults("");
-            restart.join().expect("no panic")
+        // On a busy machine who waits for the threads may look so late that all of them stand still by then.
+        until("a pause that a thread misses", || {
+            let before = series.gateway.process.log().matches(place).count();
+            series.set_faults(&format!("{place} sleep:400\n"));
+            let restart = std::thread::scope(|scope| {
+                let restart = scope.spawn(|| series.upgrade(&[]).1);
+                until(place, || (series.gateway.process.log().matches(place).count() > before).then_some(()));
+                series.set_faults("");
+                restart.join().expect("no panic")
+            });
+            assert_eq!(restart.verdict, "committed", "{place}: {restart:?}");
+            restart.steps.iter().any(|step| step.name == "quiesce").then_some(())
         });
-        assert_eq!(restart.verdict, "committed", "{place}: {restart:?}");
-        assert!(restart.steps.iter().any(|step| step.name == "quiesce"), "{place}: {restart:?}");
         chat.go_on(10);
     }
     chat.finish();

@@ -109,7 +109,7 @@ pub enum ApiCall {
     Limit {
         /// Id of the conversation.
         conversation: String,
-        /// Messages a minute, at most [`super::PER_MINUTE_MAX`]; 0: it is frozen; `None`: no limit.
+        /// Messages a minute, at most 60,000; 0: it is frozen; `None`: no limit.
         per_minute: Option<u32>,
     },
     /// Ends a group, with its messages.
