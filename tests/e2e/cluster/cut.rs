@@ -1,6 +1,6 @@
 //! A node whose way to its cell is cut: in one direction or in both, while gateways and other nodes reach it as before.
 //!
-//! What is cut waits in the way and arrives later: statements of a node whose slots others own by then. The fence makes them
+//! Bytes that are cut off wait in the way and arrive later: statements of a node whose slots others own by then. The fence makes them
 //! harmless.
 
 use super::{Cluster, check, people, stored, write};
